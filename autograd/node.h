@@ -1,0 +1,87 @@
+#pragma once
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/tensor.h"
+
+namespace flare {
+
+/// One gradient per input, in order; an undefined tensor where the input has none (integers, masks) or none is needed.
+using Grads = std::vector<Tensor>;
+
+struct Node;
+
+/// What the tape knows about a tensor: whether it wants a gradient, the gradient itself (leaves), and the node that made it.
+struct TapeRecord {
+  bool requires_grad = false;
+  Tensor grad;                     // leaves only
+  std::shared_ptr<Node> producer;  // null for leaves
+};
+
+/// A tensor a node keeps for its backward pass, with the storage version it had when it was kept.
+struct SavedTensor {
+  Tensor tensor;
+  uint64_t version = 0;
+};
+
+/// One recorded operation: where its inputs came from and how a cotangent of its output becomes cotangents of its inputs.
+struct Node {
+  const char* name = "";
+  std::string scope;    // dotted module path at the time of the call, for error messages
+  uint64_t order = 0;   // creation index: backward runs from high to low, so sums are always taken in the same order
+  Shape out_shape;
+  DType out_dtype = DType::f32;
+  Device out_device = Device::cpu;
+  std::vector<std::shared_ptr<TapeRecord>> inputs;  // null where no gradient is wanted
+  std::vector<SavedTensor> saved;
+  std::function<Grads(const Tensor& gy)> vjp;
+  bool released = false;
+  ~Node();  // takes a long chain of nodes down one by one, so that dropping a deep graph needs no deep stack
+};
+
+/// Recording is on unless a NoGrad lives in this thread.
+bool grad_enabled();
+class NoGrad {
+ public:
+  NoGrad();
+  ~NoGrad();
+  NoGrad(const NoGrad&) = delete;
+  NoGrad& operator=(const NoGrad&) = delete;
+
+ private:
+  bool before_;
+};
+
+bool requires_grad(const Tensor& x);
+/// Makes x a leaf that collects a gradient. ShapeError unless x is floating and not itself the output of a recorded op.
+void set_requires_grad(const Tensor& x, bool on = true);
+/// The gradient of a leaf; undefined before backward.
+Tensor grad(const Tensor& x);
+void clear_grad(const Tensor& x);
+
+/// Runs the tape backward from y with cotangent gy (default: 1, y must then have one element) and adds into the leaves'
+/// gradients. Iterative, so depth is no limit; frees what nodes saved unless keep_graph. ShapeError when y is not on the
+/// tape, when the graph was freed by an earlier call, or when a saved tensor was written to in place since.
+void backward(const Tensor& y, const Tensor& gy = {}, bool keep_graph = false);
+
+/// Dotted path of the module being executed, for messages: pushed by Module calls.
+class ScopeName {
+ public:
+  explicit ScopeName(const std::string& path);
+  ~ScopeName();
+  ScopeName(const ScopeName&) = delete;
+  ScopeName& operator=(const ScopeName&) = delete;
+  static const std::string& current();
+
+ private:
+  std::string before_;
+};
+
+/// When set, sees the outputs of every op as it runs: finding the first non-finite tensor, profiling, counting.
+using OpObserver = std::function<void(const char* op, std::span<const Tensor> outputs)>;
+OpObserver& op_observer();
+
+}  // namespace flare

@@ -1,0 +1,166 @@
+#include "core/allocator.h"
+
+#include <bit>
+#include <cstdlib>
+#include <map>
+#include <mutex>
+#include <vector>
+
+#if defined(FLARE_CUDA)
+#include "core/launch.cuh"
+#endif
+
+namespace flare {
+namespace {
+
+constexpr int64_t kAlignment = 256;
+
+/// Rounds up to a multiple of 1/8 of the power of two below, at least 256 bytes.
+int64_t size_class(int64_t bytes) {
+  if (bytes <= 8 * kAlignment) return (bytes + kAlignment - 1) / kAlignment * kAlignment;
+  const int64_t step = static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(bytes - 1))) / 8;
+  return (bytes + step - 1) / step * step;
+}
+
+/// nullptr when the system has no room.
+void* system_allocate(Device device, int64_t bytes) {
+  if (device == Device::cpu) return std::aligned_alloc(kAlignment, static_cast<size_t>(bytes));
+#if defined(FLARE_CUDA)
+  compute_stream(device);  // makes sure the device is usable, with its own error if not
+  void* data = nullptr;
+  const cudaError_t status = cudaMalloc(&data, static_cast<size_t>(bytes));
+  if (status == cudaErrorMemoryAllocation) { cudaGetLastError(); return nullptr; }
+  cuda_check(status, "cudaMalloc");
+  return data;
+#else
+  compute_stream(device);
+  return nullptr;
+#endif
+}
+
+void system_release(Device device, void* data) noexcept {
+  if (device == Device::cpu) { std::free(data); return; }
+#if defined(FLARE_CUDA)
+  cudaFree(data);
+#endif
+}
+
+class Pool {
+ public:
+  explicit Pool(Device device) : device_(device) {}
+
+  void* take(int64_t bytes) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const int64_t size = size_class(bytes);
+    ++stats_.n_allocations;
+    void* data = nullptr;
+    if (auto cached = free_.find(size); cached != free_.end() && !cached->second.empty()) {
+      data = cached->second.back();
+      cached->second.pop_back();
+    } else {
+      data = reserve(size);
+    }
+    stats_.current += size;
+    stats_.peak = std::max(stats_.peak, stats_.current);
+    return data;
+  }
+
+  void give(void* data, int64_t bytes) noexcept {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const int64_t size = size_class(bytes);
+    stats_.current -= size;
+    try {
+      free_[size].push_back(data);
+    } catch (...) {  // no room even for the list entry: let the block go
+      system_release(device_, data);
+      stats_.reserved -= size;
+    }
+  }
+
+  void trim() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    release_all();
+  }
+  MemoryStats stats() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return stats_;
+  }
+  void reset_peak() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    stats_.peak = stats_.current;
+  }
+  void set_limit(int64_t bytes) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    limit_ = bytes;
+  }
+
+ private:
+  bool fits(int64_t size) const { return limit_ == 0 || stats_.reserved + size <= limit_; }
+
+  void* reserve(int64_t size) {
+    void* data = fits(size) ? system_allocate(device_, size) : nullptr;
+    if (!data) {
+      release_all();
+      data = fits(size) ? system_allocate(device_, size) : nullptr;
+    }
+    if (!data) out_of_memory(size);
+    ++stats_.n_system_allocations;
+    stats_.reserved += size;
+    return data;
+  }
+
+  void release_all() {
+    if (device_ == Device::cuda) compute_stream(device_).synchronize();
+    for (auto& [size, blocks] : free_) {
+      for (void* data : blocks) {
+        system_release(device_, data);
+        stats_.reserved -= size;
+      }
+    }
+    free_.clear();
+  }
+
+  [[noreturn]] void out_of_memory(int64_t size) const {
+    int64_t available = limit_ ? std::max<int64_t>(limit_ - stats_.reserved, 0) : 0;
+    if (device_ == Device::cuda && !limit_) {
+#if defined(FLARE_CUDA)
+      size_t free = 0, total = 0;
+      cudaMemGetInfo(&free, &total);
+      available = static_cast<int64_t>(free);
+#endif
+    }
+    const auto mib = [](int64_t bytes) { return (bytes + (1 << 20) - 1) >> 20; };
+    throw OutOfMemory(cat("out of ", device_, " memory: ", mib(size), " MiB asked for, ", mib(stats_.current), " MiB in use, ",
+                          mib(available), " MiB free; lower train.batch_size, model.channels or model.latents"),
+                      size, stats_.current, available);
+  }
+
+  Device device_;
+  std::mutex mutex_;
+  std::map<int64_t, std::vector<void*>> free_;
+  MemoryStats stats_;
+  int64_t limit_ = 0;
+};
+
+/// Never destroyed: tensors in static objects may outlive any order of destruction.
+Pool& pool(Device device) {
+  static Pool* cpu = new Pool(Device::cpu);
+  static Pool* cuda = new Pool(Device::cuda);
+  return device == Device::cpu ? *cpu : *cuda;
+}
+
+}  // namespace
+
+void* allocate_bytes(Device device, int64_t bytes) {
+  check(bytes >= 0, "allocator: negative size ", bytes);
+  return bytes == 0 ? nullptr : pool(device).take(bytes);
+}
+void release_bytes(Device device, void* data, int64_t bytes) noexcept {
+  if (data) pool(device).give(data, bytes);
+}
+MemoryStats memory_stats(Device device) { return pool(device).stats(); }
+void reset_peak(Device device) { pool(device).reset_peak(); }
+void release_cached(Device device) { pool(device).trim(); }
+void set_memory_limit(Device device, int64_t bytes) { pool(device).set_limit(bytes); }
+
+}  // namespace flare

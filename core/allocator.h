@@ -1,0 +1,27 @@
+#pragma once
+#include <cstdint>
+
+#include "core/device.h"
+
+namespace flare {
+
+/// Bytes handed out by the caching allocator of one device.
+struct MemoryStats {
+  int64_t current = 0;   // in live tensors, rounded sizes
+  int64_t peak = 0;      // largest `current` since the last reset_peak
+  int64_t reserved = 0;  // taken from the system, live and cached
+  int64_t n_allocations = 0, n_system_allocations = 0;
+};
+
+/// Stream-ordered caching allocator: freed blocks go back to a list by size class and are handed out again at once, which is
+/// safe because all work of a device runs on its one compute stream. Sizes round up to 1/8 of a power of two (at most 12.5 %
+/// waste). Returned blocks are aligned to 256 bytes. Throws OutOfMemory with the figures after giving cached blocks back.
+void* allocate_bytes(Device device, int64_t bytes);
+void release_bytes(Device device, void* data, int64_t bytes) noexcept;
+MemoryStats memory_stats(Device device);
+void reset_peak(Device device);
+void release_cached(Device device);  // gives every cached block back to the system
+/// Refuses to reserve more than this many bytes on the device (0: no limit), so that tests meet a full device.
+void set_memory_limit(Device device, int64_t bytes);
+
+}  // namespace flare

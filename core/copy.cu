@@ -1,0 +1,212 @@
+/// fill, copy, accumulate for any strides and dtypes: the only arithmetic core knows.
+#include <cstring>
+
+#include "core/parallel.h"
+#include "core/tensor.h"
+#if defined(FLARE_CUDA)
+#include "core/launch.cuh"
+#endif
+
+namespace flare {
+namespace {
+
+/// Shape and strides of up to two operands with adjacent axes merged where both allow it, small enough to pass by value.
+struct Layout {
+  int n = 0;
+  int64_t extent[kMaxDims] = {}, a[kMaxDims] = {}, b[kMaxDims] = {};
+};
+
+Layout merged(const Shape& shape, const Shape& a, const Shape& b) {
+  Layout out;
+  for (int i = 0; i < shape.ndim(); ++i) {
+    if (shape[i] == 1) continue;
+    const int last = out.n - 1;
+    if (out.n && out.a[last] == a[i] * shape[i] && out.b[last] == b[i] * shape[i]) {
+      out.extent[last] *= shape[i];
+      out.a[last] = a[i];
+      out.b[last] = b[i];
+    } else {
+      out.extent[out.n] = shape[i];
+      out.a[out.n] = a[i];
+      out.b[out.n++] = b[i];
+    }
+  }
+  return out;
+}
+
+FLARE_HD void offsets(const Layout& l, int64_t i, int64_t& oa, int64_t& ob) {
+  oa = ob = 0;
+  for (int axis = l.n - 1; axis > 0; --axis) {
+    const int64_t q = i / l.extent[axis], r = i - q * l.extent[axis];
+    oa += r * l.a[axis];
+    ob += r * l.b[axis];
+    i = q;
+  }
+  if (l.n) { oa += i * l.a[0]; ob += i * l.b[0]; }
+}
+
+template <class To, class From>
+FLARE_HD To convert(From x) {
+  if constexpr (std::is_same_v<To, From>) return x;
+  else if constexpr (std::is_same_v<To, bf16>) return bf16(static_cast<float>(x));
+  else if constexpr (std::is_same_v<From, bf16>) return static_cast<To>(static_cast<float>(x));
+  else return static_cast<To>(x);
+}
+
+constexpr int64_t kGrain = 1 << 15;
+
+template <class To, class From>
+void copy_cpu(const From* src, To* dst, const Layout& l, int64_t n) {
+  const int64_t inner = l.n ? l.extent[l.n - 1] : 1, sa = l.n ? l.a[l.n - 1] : 1, sb = l.n ? l.b[l.n - 1] : 1;
+  if (l.n <= 1 && sa == 1 && sb == 1) {
+    parallel_for(n, kGrain, [&](int64_t begin, int64_t end) {
+      if constexpr (std::is_same_v<To, From>) std::memcpy(dst + begin, src + begin, static_cast<size_t>(end - begin) * sizeof(To));
+      else for (int64_t i = begin; i < end; ++i) dst[i] = convert<To>(src[i]);
+    });
+    return;
+  }
+  parallel_for(n / inner, std::max<int64_t>(1, kGrain / inner), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      int64_t oa, ob;
+      offsets(l, row * inner, oa, ob);
+      for (int64_t i = 0; i < inner; ++i) dst[ob + i * sb] = convert<To>(src[oa + i * sa]);
+    }
+  });
+}
+
+#if defined(FLARE_CUDA)
+template <class T>
+__global__ void fill_kernel(T* dst, T value, Layout l, int64_t n) {
+  const int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x;
+  if (i >= n) return;
+  int64_t oa, ob;
+  offsets(l, i, oa, ob);
+  dst[oa] = value;
+}
+
+template <class To, class From>
+__global__ void copy_kernel(const From* src, To* dst, Layout l, int64_t n) {
+  const int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x;
+  if (i >= n) return;
+  int64_t oa, ob;
+  offsets(l, i, oa, ob);
+  dst[ob] = convert<To>(src[oa]);
+}
+
+template <class T>
+__global__ void accumulate_kernel(const T* src, T* dst, Layout l, int64_t n) {
+  const int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x;
+  if (i >= n) return;
+  int64_t oa, ob;
+  offsets(l, i, oa, ob);
+  dst[ob] = convert<T>(static_cast<acc_t<T>>(dst[ob]) + static_cast<acc_t<T>>(src[oa]));
+}
+
+/// Packed bytes between host and device on the compute stream. Copies from pageable host memory return once staged; copies to
+/// the host wait, since the caller reads the result next.
+void transfer(const Tensor& src, const Tensor& dst) {
+  Stream& stream = compute_stream(Device::cuda);
+  const cudaMemcpyKind kind = src.device() == Device::cpu ? cudaMemcpyHostToDevice : cudaMemcpyDeviceToHost;
+  cuda_check(cudaMemcpyAsync(dst.raw(), src.raw(), static_cast<size_t>(src.bytes()), kind, native(stream)), "copy between host and device");
+  if (kind == cudaMemcpyDeviceToHost) stream.synchronize();
+}
+#endif
+
+void wrote(const Tensor& dst) { ++dst.storage()->version; }
+
+}  // namespace
+
+void fill(const Tensor& dst, double value) {
+  const int64_t n = dst.numel();
+  wrote(dst);
+  if (n == 0) return;
+  const Layout l = merged(dst.shape(), dst.strides(), dst.strides());
+  dispatch_any(dst.dtype(), [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    const T v = convert<T>(value);
+    T* data = dst.data<T>();
+    if (dst.device() == Device::cpu) {
+      if (l.n <= 1 && (l.n == 0 || l.a[0] == 1)) {
+        parallel_for(n, kGrain, [&](int64_t begin, int64_t end) { std::fill(data + begin, data + end, v); });
+      } else {
+        for (int64_t i = 0; i < n; ++i) { int64_t oa, ob; offsets(l, i, oa, ob); data[oa] = v; }
+      }
+    } else {
+#if defined(FLARE_CUDA)
+      launch("fill", fill_kernel<T>, cover(n), compute_stream(Device::cuda), data, v, l, n);
+#endif
+    }
+  });
+}
+
+void copy(const Tensor& src, const Tensor& dst) {
+  check(src.shape() == dst.shape(), "copy: shapes ", src.shape(), " and ", dst.shape(), " differ");
+  const int64_t n = src.numel();
+  wrote(dst);
+  if (n == 0) return;
+  if (src.device() != dst.device()) {
+#if defined(FLARE_CUDA)
+    // Pack and convert on the source side, scatter on the destination side, so that the bytes cross once.
+    const Tensor packed = contiguous(cast_to(src, dst.dtype()));
+    if (dst.is_contiguous()) { transfer(packed, dst); return; }
+    const Tensor landed = Tensor::empty(dst.shape(), dst.dtype(), dst.device());
+    transfer(packed, landed);
+    copy(landed, dst);
+    return;
+#else
+    throw DeviceError("copy: this program was built without CUDA");
+#endif
+  }
+  const Layout l = merged(src.shape(), src.strides(), dst.strides());
+  dispatch_any(src.dtype(), [&](auto from) {
+    using From = typename decltype(from)::type;
+    dispatch_any(dst.dtype(), [&](auto to) {
+      using To = typename decltype(to)::type;
+      if (src.device() == Device::cpu) {
+        copy_cpu(src.data<From>(), dst.data<To>(), l, n);
+      } else {
+#if defined(FLARE_CUDA)
+        if (std::is_same_v<From, To> && l.n <= 1 && (l.n == 0 || (l.a[0] == 1 && l.b[0] == 1))) {
+          cuda_check(cudaMemcpyAsync(dst.raw(), src.raw(), static_cast<size_t>(n) * sizeof(To), cudaMemcpyDeviceToDevice,
+                                     native(compute_stream(Device::cuda))), "copy");
+        } else {
+          launch("copy", copy_kernel<To, From>, cover(n), compute_stream(Device::cuda), src.data<From>(), dst.data<To>(), l, n);
+        }
+#endif
+      }
+    });
+  });
+}
+
+void accumulate(const Tensor& src, const Tensor& dst) {
+  check(src.shape() == dst.shape() && src.dtype() == dst.dtype() && src.device() == dst.device(), "accumulate: ", src.dtype(), " ",
+        src.shape(), " into ", dst.dtype(), " ", dst.shape());
+  const int64_t n = src.numel();
+  wrote(dst);
+  if (n == 0) return;
+  const Layout l = merged(src.shape(), src.strides(), dst.strides());
+  dispatch_float(src.dtype(), "accumulate", [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    const T* from = src.data<T>();
+    T* to = dst.data<T>();
+    if (src.device() == Device::cpu) {
+      const bool packed = l.n <= 1 && (l.n == 0 || (l.a[0] == 1 && l.b[0] == 1));
+      parallel_for(n, kGrain, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+          int64_t oa = i, ob = i;
+          if (!packed) offsets(l, i, oa, ob);
+          to[ob] = convert<T>(static_cast<acc_t<T>>(to[ob]) + static_cast<acc_t<T>>(from[oa]));
+        }
+      });
+    } else {
+#if defined(FLARE_CUDA)
+      if constexpr (!std::is_same_v<T, double>)
+        launch("accumulate", accumulate_kernel<T>, cover(n), compute_stream(Device::cuda), from, to, l, n);
+      else
+        throw ShapeError("accumulate: f64 lives on the CPU only");
+#endif
+    }
+  });
+}
+
+}  // namespace flare
