@@ -53,11 +53,13 @@ FLARE_HD void broadcast_offsets(const BroadcastLayout& l, int64_t i, int64_t& ox
 
 // The three elementwise bodies. Arithmetic is in acc_t<T>: double for f64, float for f32 and bf16.
 template <class Op> struct UnaryForward {
+  static constexpr bool kBroadcasts = false;
   static constexpr int kOperands = 1;
   template <class A> FLARE_HD static A at(A x, A) { return Op::forward(x); }
 };
 /// first: the saved x (or y when the op keeps its output); second: gy.
 template <class Op> struct UnaryBackward {
+  static constexpr bool kBroadcasts = false;
   static constexpr int kOperands = 2;
   template <class A> FLARE_HD static A at(A saved, A gy) {
     if constexpr (Op::needs_output) return gy * Op::derivative(saved, saved);
@@ -65,14 +67,17 @@ template <class Op> struct UnaryBackward {
   }
 };
 template <class Op> struct BinaryForward {
+  static constexpr bool kBroadcasts = true;
   static constexpr int kOperands = 2;
   template <class A> FLARE_HD static A at(A x, A y) { return Op::forward(x, y); }
 };
 template <class Op> struct PartialX {
+  static constexpr bool kBroadcasts = true;
   static constexpr int kOperands = 2;
   template <class A> FLARE_HD static A at(A x, A y) { return Op::dx(x, y); }
 };
 template <class Op> struct PartialY {
+  static constexpr bool kBroadcasts = true;
   static constexpr int kOperands = 2;
   template <class A> FLARE_HD static A at(A x, A y) { return Op::dy(x, y); }
 };
@@ -131,13 +136,13 @@ void run(const char* name, const Tensor& x, const Tensor& y, const Tensor& out) 
       const T* px = x.data<T>();
       const T* py = y ? y.data<T>() : px;
       T* po = out.data<T>();
-      // Rows of the innermost axis, whose strides are 0 or 1 for every contiguous operand, so that the loops vectorise.
-      const int64_t inner = packed || !l.n ? 1 : l.extent[l.n - 1], step_x = packed || !l.n ? 1 : l.x[l.n - 1], step_y = packed || !l.n ? 1 : l.y[l.n - 1];
       if (packed) {
         parallel_for(n, kGrain, [&](int64_t begin, int64_t end) {
           for (int64_t i = begin; i < end; ++i) po[i] = rounded<T>(Body::at(static_cast<A>(px[i]), static_cast<A>(py[i])));
         });
-      } else {
+      } else if constexpr (Body::kBroadcasts) {
+        // Rows of the innermost axis, whose strides are 0 or 1 for every contiguous operand, so that the loop vectorises.
+        const int64_t inner = l.extent[l.n - 1], step_x = l.x[l.n - 1], step_y = l.y[l.n - 1];
         parallel_for(n / inner, std::max<int64_t>(1, kGrain / inner), [&](int64_t begin, int64_t end) {
           for (int64_t row = begin; row < end; ++row) {
             int64_t ox, oy;
@@ -160,7 +165,7 @@ void run(const char* name, const Tensor& x, const Tensor& y, const Tensor& out) 
       constexpr int64_t kWidth = 16 / sizeof(T);
       const bool aligned = aligned16(px) && aligned16(py) && aligned16(out.raw());
       launch(name, packed_kernel<Body, T>, cover((n + kWidth - 1) / kWidth), stream, px, py, out.data<T>(), aligned, n);
-    } else if constexpr (Body::kOperands == 2) {
+    } else if constexpr (Body::kBroadcasts) {
       launch(name, broadcast_kernel<Body, T>, cover(n), stream, px, py, out.data<T>(), l, n);
     }
   });
