@@ -4,6 +4,11 @@
 #include <cstring>
 #include <limits>
 #include <set>
+#include <atomic>
+#include <thread>
+
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "core/allocator.h"
 #include "core/math.h"
@@ -154,4 +159,34 @@ TEST_CASE("devices: words, and a clear refusal without a GPU") {
     CHECK_THROWS_AS(parse_device("cuda"), DeviceError);
     MESSAGE("no GPU: the device half of this test was skipped");
   }
+}
+
+TEST_CASE("parallel_for: nested and concurrent calls, other thread counts, forked children") {
+  const int before = thread_count();
+  for (int n : {1, 2, 5}) {
+    set_thread_count(n);
+    std::vector<int64_t> sums(50, 0);
+    for (int repeat = 0; repeat < 200; ++repeat)
+      parallel_for(50, 1, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i)
+          parallel_for(4, 1, [&](int64_t b, int64_t e) { for (int64_t j = b; j < e; ++j) sums[static_cast<size_t>(i)] += j; });
+      });
+    CHECK(std::all_of(sums.begin(), sums.end(), [](int64_t s) { return s == 200 * 6; }));
+  }
+  std::vector<std::thread> callers;
+  std::atomic<int64_t> total{0};
+  for (int t = 0; t < 4; ++t)
+    callers.emplace_back([&] { for (int r = 0; r < 100; ++r) parallel_for(64, 2, [&](int64_t b, int64_t e) { total += e - b; }); });
+  for (std::thread& t : callers) t.join();
+  CHECK(total == 4 * 100 * 64);
+  const pid_t child = ::fork();
+  if (child == 0) {
+    int64_t sum = 0;
+    parallel_for(10, 1, [&](int64_t b, int64_t) { sum += b; });
+    ::_exit(sum == 45 ? 0 : 1);
+  }
+  int status = 0;
+  REQUIRE(::waitpid(child, &status, 0) == child);
+  CHECK(status == 0);
+  set_thread_count(before);
 }

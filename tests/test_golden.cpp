@@ -1,7 +1,7 @@
 /// Whole models against PyTorch: the files of tests/golden, made by tools/golden/make_golden.py in float64.
 #include <memory>
 
-#include "golden.h"
+#include "tests/golden.h"
 #include "nn/checkpoint.h"
 #include "nn/models/lra_classifier.h"
 #include "nn/models/pde_operator.h"

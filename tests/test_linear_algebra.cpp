@@ -1,12 +1,12 @@
 /// Products against plain loops, bit-equality over thread counts, and closed forms of linear, the shaping ops and rope.
 #include <doctest/doctest.h>
-#include <omp.h>
 
 #include <cmath>
 #include <limits>
 
 #include "autograd/op.h"
 #include "core/gemm.h"
+#include "core/parallel.h"
 #include "core/rng.h"
 #include "ops/linear.h"
 #include "ops/matmul.h"
@@ -26,9 +26,9 @@ Tensor random(const Shape& shape, DType dtype, uint64_t seed) {
 
 /// Restores the number of threads when it goes out of scope.
 struct Threads {
-  int before = omp_get_max_threads();
-  explicit Threads(int n) { omp_set_num_threads(n); }
-  ~Threads() { omp_set_num_threads(before); }
+  int before = thread_count();
+  explicit Threads(int n) { set_thread_count(n); }
+  ~Threads() { set_thread_count(before); }
 };
 
 double relative_tolerance(DType t) { return t == DType::f64 ? 1e-13 : t == DType::f32 ? 3e-6 : 5e-3; }

@@ -5,10 +5,11 @@
 #include <string>
 
 #include <doctest/doctest.h>
-#include <omp.h>
+
 #include <unistd.h>
 
 #include "core/file.h"
+#include "core/parallel.h"
 #include "datasets/lra/listops.h"
 #include "datasets/prepared.h"
 #include "datasets/registry.h"
@@ -190,12 +191,12 @@ TEST_CASE("listops: short expressions keep every option, no duplicates over the 
 
 TEST_CASE("listops: the seed decides everything, the number of threads nothing") {
   const Folder tmp;
-  const int threads = omp_get_max_threads();
-  omp_set_num_threads(1);
+  const int threads = thread_count();
+  set_thread_count(1);
   generate_listops(mini(5), tmp / "a");
-  omp_set_num_threads(3);
+  set_thread_count(3);
   generate_listops(mini(5), tmp / "b");
-  omp_set_num_threads(threads);
+  set_thread_count(threads);
   generate_listops(mini(6), tmp / "c");
   for (const char* file : {"dataset.json", "train.tokens.npy", "train.tokens_offsets.npy", "train.labels.npy", "test.tokens.npy"})
     CHECK(sha256_of_file(tmp / ("a/" + std::string(file))) == sha256_of_file(tmp / ("b/" + std::string(file))));

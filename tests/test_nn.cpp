@@ -5,7 +5,7 @@
 #include <limits>
 #include <set>
 
-#include "golden.h"
+#include "tests/golden.h"
 #include "nn/checkpoint.h"
 #include "nn/models/lra_classifier.h"
 #include "nn/models/pde_operator.h"

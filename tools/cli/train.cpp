@@ -1,0 +1,56 @@
+#include <cstdio>
+#include <filesystem>
+#include <memory>
+
+#include "tools/cli/commands.h"
+#include "tools/train/trainer.h"
+
+namespace flare {
+
+void add_train(CLI::App& app, int& exit_code) {
+  struct Options {
+    std::string config, run, device = "auto";
+    std::vector<std::string> assignments;
+    uint64_t seed = 0;
+    bool resume = false, quiet = false, dry_run = false, help_config = false;
+  };
+  const auto o = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand("train", "Train by a recipe into a run folder");
+  command->add_option("config", o->config,
+                      "recipe, e.g. tools/configs/lra/listops-mini.json, or a run folder to take the recipe from");
+  command->add_option("--set", o->assignments, "change a key of the recipe: --set optim.lr=5e-4 (repeatable)")
+      ->allow_extra_args(false)
+      ->type_name("KEY=VALUE");
+  command->add_option("--device", o->device, "auto, cpu, cuda or cuda:<index>")->capture_default_str();
+  command->add_option("--run", o->run, "run folder; runs/<name of the recipe> when not given");
+  CLI::Option* seed = command->add_option("--seed", o->seed, "seed of weights, shuffling and dropout; overrides the recipe")
+                          ->check(CLI::NonNegativeNumber);
+  command->add_flag("--resume", o->resume, "continue the run in the run folder from its last checkpoint");
+  command->add_flag("--dry-run", o->dry_run, "show what would run, then stop");
+  command->add_flag("--quiet", o->quiet, "no progress on stderr");
+  command->add_flag("--help-config", o->help_config, "list every key of a recipe with type, default and meaning");
+  command->callback([o, seed, &exit_code] {
+    if (o->help_config) {
+      std::fputs(config_help().c_str(), stdout);
+      return;
+    }
+    check<ConfigError>(!o->config.empty(), "train: no recipe given, for example: flare train tools/configs/lra/listops-mini.json");
+    TrainOptions options;
+    options.recipe = recipe_of(o->config, o->assignments);
+    options.recipe.version = FLARE_VERSION;
+    if (seed->count() > 0) options.recipe.seed = o->seed;
+    options.run = o->run;
+    if (options.run.empty() && is_run_folder(o->config)) options.run = o->config;
+    if (options.run.empty()) {
+      options.run = "runs/" + std::filesystem::path(o->config).stem().string();
+      if (options.recipe.seed != 0) options.run += "-seed" + std::to_string(options.recipe.seed);
+    }
+    options.device = o->device;
+    options.resume = o->resume;
+    options.quiet = o->quiet;
+    options.dry_run = o->dry_run;
+    exit_code = train(options);
+  });
+}
+
+}  // namespace flare

@@ -1,0 +1,72 @@
+#include "tools/train/evaluate.h"
+
+#include <fmt/format.h>
+
+#include "tools/train/signals.h"
+
+namespace flare {
+
+int64_t pad_length(const Recipe& recipe, const PreparedFolder& folder) {
+  if (!recipe.task.pad_to_max) return 0;
+  return recipe.task.max_length > 0 ? recipe.task.max_length : folder.info().max_length;
+}
+
+EvaluationOptions evaluation_options(const Recipe& recipe, const PreparedFolder& folder, DType dtype, Device device) {
+  return {recipe.train.eval_batch_size > 0 ? recipe.train.eval_batch_size : recipe.train.batch_size,
+          pad_length(recipe, folder),
+          dtype,
+          device,
+          {}};
+}
+
+std::optional<Json> evaluate(Task& task, const PreparedFolder& folder, const std::string& split, const EvaluationOptions& options) {
+  check<DataError>(folder.count(split) > 0, folder.path(), ": split ", split, " is empty");
+  LoaderOptions loading;
+  loading.batch_size = options.batch_size;
+  loading.shuffle = false;
+  loading.seed = 0;
+  loading.drop_last = false;
+  loading.pad_to = options.pad_to;
+  loading.prefetch = true;
+  Loader loader(folder, split, loading);
+  const std::unique_ptr<Meter> meter = task.new_meter();
+  const NoGrad no_grad;
+  const int64_t n_batches = loader.batches_per_epoch();
+  for (int64_t i = 0; i < n_batches; ++i) {
+    if (stop_requested()) return std::nullopt;
+    const Batch batch = loader.next();
+    Context context;
+    context.training = false;
+    context.dtype = options.dtype;
+    meter->add(batch, task.forward(to_device(batch, options.device), context));
+    if (options.on_batch) options.on_batch(i + 1, n_batches);
+  }
+  Json result = {{"split", split}, {"score_name", task.score_name()}};
+  result.update(meter->result());
+  if (folder.info().n_classes > 0 && folder.has_split("train") && folder.has_field("labels")) {
+    const SplitStatistics train = statistics_of(folder, "train"), here = statistics_of(folder, split);
+    const int64_t majority = train.majority_class;
+    if (majority >= 0 && majority < static_cast<int64_t>(here.labels.size()) && here.n_samples > 0) {
+      result["majority_class"] = majority;
+      result["majority_accuracy"] =
+          static_cast<double>(here.labels[static_cast<size_t>(majority)]) / static_cast<double>(here.n_samples);
+    }
+  }
+  return result;
+}
+
+std::string format_evaluation(const Json& e) {
+  const std::string score = e.value("score_name", "accuracy");
+  std::string text = fmt::format("{:6} {} {:.4f}  loss {:.4f}  ({} samples)\n", e.value("split", ""), score, e.value(score, 0.0),
+                                 e.value("loss", 0.0), e.value("n_samples", int64_t{0}));
+  if (e.contains("majority_accuracy"))
+    text += fmt::format("{:6} {} {:.4f}  always answering class {}, the most frequent in train\n", "", score,
+                        e["majority_accuracy"].get<double>(), e.value("majority_class", int64_t{0}));
+  if (const auto buckets = e.find("by_length"); buckets != e.end())
+    for (const Json& b : *buckets)
+      text += fmt::format("       {} {:.4f}  at {} to {} tokens ({} samples)\n", score, b.value("accuracy", 0.0),
+                          b.value("from", int64_t{0}), b.value("to", int64_t{0}), b.value("n_samples", int64_t{0}));
+  return text;
+}
+
+}  // namespace flare

@@ -1,0 +1,31 @@
+#pragma once
+#include <functional>
+#include <optional>
+#include <string>
+
+#include "tools/train/task.h"
+
+namespace flare {
+
+struct EvaluationOptions {
+  int64_t batch_size = 32;
+  int64_t pad_to = 0;
+  DType dtype = DType::f32;
+  Device device = Device::cpu;
+  std::function<void(int64_t batch, int64_t n_batches)> on_batch;  // may be empty
+};
+
+/// Runs the whole split through the model, in order, without dropout: the meter's result, plus split, score_name and, for
+/// classification, the class most frequent in the train split with the accuracy on this split of always answering it. Nothing
+/// when a stop was asked for meanwhile.
+std::optional<Json> evaluate(Task& task, const PreparedFolder& folder, const std::string& split, const EvaluationOptions& options);
+
+/// Options for evaluating by a recipe.
+EvaluationOptions evaluation_options(const Recipe& recipe, const PreparedFolder& folder, DType dtype, Device device);
+/// The length every batch is padded to: 0 for its longest sample, or the longest there can be.
+int64_t pad_length(const Recipe& recipe, const PreparedFolder& folder);
+
+/// A result as a few lines of text: score, loss, the majority-class row, accuracy by length.
+std::string format_evaluation(const Json& evaluation);
+
+}  // namespace flare

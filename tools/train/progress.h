@@ -1,0 +1,44 @@
+#pragma once
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace flare {
+
+/// What is known of a run at a log point.
+struct StepReport {
+  int64_t step = 0, steps = 0, epoch = 0;
+  double loss = 0, score = 0, grad_norm = 0, lr = 0;
+  double ms_per_step = 0, data_share = 0, tokens_per_s = 0, seconds_left = 0;
+  int64_t peak_bytes = 0;
+};
+
+/// `epoch 3 step 600/10000 | loss 1.8312 | accuracy 0.352 | grad 0.42 | lr 4.8e-04 | 3.1 ms/step (data 2%) | 1.2M tok/s | 3.2 GiB |
+/// 12:41 left`
+std::string format_report(const StepReport& report, const std::string& score_name);
+std::string format_bytes(int64_t bytes);      // "3.2 GiB"
+std::string format_duration(double seconds);  // "1:02:05", "12:41"
+std::string format_count(double n);           // "1.2M"
+
+/// The progress of a run on stderr: one line redrawn in place on a terminal (with a bar), else a plain line per report. NO_COLOR
+/// and TERM=dumb switch colours off.
+class Progress {
+ public:
+  Progress(std::string score_name, bool quiet);
+  ~Progress();
+  void report(const StepReport& report);
+  /// A transient word on a terminal (evaluating, saving); nothing elsewhere.
+  void note(const std::string& what);
+  /// Ends the redrawn line, so that other text may follow.
+  void clear();
+
+ private:
+  std::string score_name_;
+  bool quiet_, terminal_, colour_, dirty_ = false;
+};
+
+/// A two-column table with a title, for the start of a run.
+std::string format_table(const std::string& title, const std::vector<std::pair<std::string, std::string>>& rows);
+
+}  // namespace flare

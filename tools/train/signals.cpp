@@ -1,0 +1,32 @@
+#include "tools/train/signals.h"
+
+#include <unistd.h>
+#include <csignal>
+
+namespace flare {
+namespace {
+
+volatile std::sig_atomic_t g_stop = 0;
+
+void on_signal(int) {
+  if (g_stop) _exit(kExitInterrupted);
+  g_stop = 1;
+  static constexpr char kNotice[] = "\nflare: stopping after this step; once more to stop at once\n";
+  [[maybe_unused]] const auto written = write(STDERR_FILENO, kNotice, sizeof(kNotice) - 1);
+}
+
+}  // namespace
+
+void catch_stop_signals() {
+  struct sigaction action = {};
+  action.sa_handler = on_signal;
+  sigemptyset(&action.sa_mask);
+  action.sa_flags = SA_RESTART;
+  sigaction(SIGINT, &action, nullptr);
+  sigaction(SIGTERM, &action, nullptr);
+}
+
+bool stop_requested() { return g_stop != 0; }
+void set_stop_requested(bool on) { g_stop = on ? 1 : 0; }
+
+}  // namespace flare

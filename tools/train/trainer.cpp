@@ -1,0 +1,459 @@
+#include "tools/train/trainer.h"
+
+#include <cstdio>
+
+#include <fmt/format.h>
+
+#include "core/parallel.h"
+#include "core/allocator.h"
+#include "core/file.h"
+#include "core/log.h"
+#include "nn/checkpoint.h"
+#include "ops/pointwise.h"
+#include "tools/train/diagnose.h"
+#include "tools/train/report.h"
+#include "tools/train/signals.h"
+
+namespace flare {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+/// Dropout sites of micro-batch m start at m * 2^32, so that every micro-batch of a step draws other numbers.
+constexpr int kSiteBits = 32;
+
+Tensor one_integer(int64_t value) { return Tensor::from<int64_t>({value}, {1}); }
+
+std::vector<NamedTensor> named(const std::vector<std::pair<std::string, Tensor>>& pairs, const std::string& prefix = "") {
+  std::vector<NamedTensor> out;
+  for (const auto& [name, value] : pairs) out.push_back({prefix + name, value});
+  return out;
+}
+
+/// Puts the moving averages into the model for as long as it lives.
+class AveragedWeights {
+ public:
+  explicit AveragedWeights(Optimizer& optimizer) : optimizer_(optimizer) { optimizer_.swap_ema(); }
+  ~AveragedWeights() { optimizer_.swap_ema(); }
+  AveragedWeights(const AveragedWeights&) = delete;
+  AveragedWeights& operator=(const AveragedWeights&) = delete;
+
+ private:
+  Optimizer& optimizer_;
+};
+
+}  // namespace
+
+Trainer::Trainer(const Recipe& recipe, const PreparedFolder& folder, Device device, bool quiet)
+    : recipe_(recipe),
+      folder_(folder),
+      device_(device),
+      dtype_(apply_precision(recipe.train.precision)),
+      task_(make_task(recipe, folder)),
+      progress_(task_->score_name(), quiet) {
+  const TrainConfig& t = recipe_.train;
+  check<DataError>(folder_.has_split("train"), folder_.path(), ": has no split train");
+  check<DataError>(folder_.count("train") >= t.batch_size, folder_.path(), ": split train has ", folder_.count("train"),
+                   " samples, fewer than train.batch_size ", t.batch_size);
+  task_->model().to(device_);
+  optimizer_ = std::make_unique<Optimizer>(task_->parameters(), recipe_.optim, t.steps, t.clip_norm, t.ema_decay);
+  LoaderOptions loading;
+  loading.batch_size = t.batch_size;
+  loading.shuffle = true;
+  loading.seed = recipe_.seed;
+  loading.drop_last = true;
+  loading.pad_to = pad_length(recipe_, folder_);
+  loading.prefetch = t.prefetch;
+  loader_ = std::make_unique<Loader>(folder_, "train", loading);
+  loss_sum_ = Tensor::zeros({}, DType::f32, device_);
+  score_sum_ = Tensor::zeros({}, DType::f32, device_);
+  norm_sum_ = Tensor::zeros({}, DType::f32, device_);
+  guard_ = Tensor::zeros({}, DType::f32, device_);
+  rng_ = Tensor::zeros({2}, DType::i64, device_);
+}
+
+std::string Trainer::describe(int gpu_index) const {
+  const TrainConfig& t = recipe_.train;
+  std::string where = fmt::format("cpu, {} threads", thread_count());
+  if (device_ == Device::cuda) {
+    const CudaInfo gpu = cuda_info(gpu_index);
+    where = fmt::format("cuda, {} (sm_{}, {})", gpu.name, gpu.sm, format_bytes(gpu.memory_bytes));
+  }
+  std::string splits;
+  for (const auto& [split, count] : folder_.info().splits)
+    splits += fmt::format("{}{} {}", splits.empty() ? "" : ", ", split, count);
+  Recipe recipe = recipe_;
+  const FieldList list = recipe.fields();
+  const auto text = [&](const char* key) {
+    const Field* f = list.find(key);
+    return f ? (f->is_text ? f->get().get<std::string>() : f->get().dump()) : std::string("-");
+  };
+  const double epochs =
+      static_cast<double>(t.steps * t.accumulate) / static_cast<double>(std::max<int64_t>(loader_->batches_per_epoch(), 1));
+  return format_table(
+      "run", {
+                 {"folder", run_ ? run_->path() : "-"},
+                 {"device", where},
+                 {"data", fmt::format("{} ({}: {})", folder_.path(), folder_.info().name, splits)},
+                 {"model", fmt::format("{}, {} blocks, {} channels, {} heads, {} latents; {} parameters", text("model.mixer"),
+                                       text("model.blocks"), text("model.channels"), text("model.heads"), text("model.latents"),
+                                       count_elements(task_->parameters()))},
+                 {"precision", t.precision},
+                 {"steps", fmt::format("{} of {} x {} samples ({:.2f} epochs)", t.steps, t.batch_size, t.accumulate, epochs)},
+                 {"optimizer", fmt::format("{}, lr {}, weight decay {}, schedule {}, clip {}", text("optim.name"), text("optim.lr"),
+                                           text("optim.weight_decay"), text("optim.schedule.name"), t.clip_norm)},
+                 {"seed", std::to_string(recipe_.seed)},
+             });
+}
+
+Context Trainer::training_context(int64_t micro) const {
+  Context context;
+  context.training = true;
+  context.dtype = dtype_;
+  context.rng = rng_;
+  context.next_site = static_cast<uint64_t>(micro) << kSiteBits;
+  return context;
+}
+
+void Trainer::forward_backward(const Batch& batch, Context& context, bool* in_backward) {
+  const Tensor output = task_->forward(batch, context);
+  const Tensor loss = task_->loss(output, batch);
+  if (in_backward) *in_backward = true;
+  backward(recipe_.train.accumulate > 1 ? affine(loss, 1.0 / static_cast<double>(recipe_.train.accumulate), 0.0) : loss);
+}
+
+void Trainer::train_step() {
+  const int64_t accumulate_steps = recipe_.train.accumulate;
+  copy(Tensor::from<int64_t>({static_cast<int64_t>(recipe_.seed), step_}, {2}), rng_);
+  for (int64_t micro = 0; micro < accumulate_steps; ++micro) {
+    const Clock::time_point data_start = Clock::now();
+    current_ = loader_->next();
+    const Batch batch = to_device(current_, device_);
+    data_seconds_ += seconds_since(data_start);
+    Context context = training_context(micro);
+    const Tensor output = task_->forward(batch, context);
+    const Tensor loss = task_->loss(output, batch);
+    backward(accumulate_steps > 1 ? affine(loss, 1.0 / static_cast<double>(accumulate_steps), 0.0) : loss);
+    const NoGrad no_grad;
+    const Tensor loss_value = cast_to(loss.detach(), DType::f32).viewed_as({});
+    accumulate(loss_value, loss_sum_);
+    accumulate(cast_to(task_->score_sum(output.detach(), batch), DType::f32).viewed_as({}), score_sum_);
+    ++n_batches_;
+    n_samples_ += batch.n_samples;
+    n_tokens_ += batch.n_tokens;
+    tokens_timed_ += batch.n_tokens;
+    epoch_ = batch.epoch;
+  }
+  // Sums keep what is not finite until the next log point ends the run: the weights stay those that met the bad batch.
+  copy(loss_sum_, guard_);
+  accumulate(norm_sum_, guard_);
+  optimizer_->check_loss(guard_);
+  optimizer_->step();
+  optimizer_->zero_grad();
+  accumulate(optimizer_->grad_norm().viewed_as({}), norm_sum_);
+  ++step_;
+  ++steps_timed_;
+}
+
+void Trainer::check_numbers() {
+  const auto bad = static_cast<int64_t>(optimizer_->bad_step().item());
+  if (bad < 0) return;
+  progress_.clear();
+  const double lr = optimizer_->lr().item();
+  // The optimizer has changed nothing since that step, so running its batches again shows what happened.
+  std::string found;
+  const int64_t accumulate_steps = recipe_.train.accumulate;
+  copy(Tensor::from<int64_t>({static_cast<int64_t>(recipe_.seed), bad}, {2}), rng_);
+  loader_->seek(bad * accumulate_steps);
+  optimizer_->zero_grad();
+  for (int64_t micro = 0; micro < accumulate_steps && found.empty(); ++micro) {
+    const Batch batch = to_device(loader_->next(), device_);
+    found = first_bad_tensor(task_->parameters(), [&](bool* in_backward) {
+      Context context = training_context(micro);
+      forward_backward(batch, context, in_backward);
+    });
+  }
+  throw NumericError(cat("step ", bad + 1, ": the loss or its gradient is not finite (lr ", lr, "); first bad tensor: ",
+                         found.empty() ? "none in a second pass over the batch: the gradient norm overflowed" : found,
+                         "; the last checkpoint stands; try a lower optim.lr or train.clip_norm"));
+}
+
+void Trainer::log_point() {
+  check_numbers();
+  StepReport r;
+  r.step = step_;
+  r.steps = recipe_.train.steps;
+  r.epoch = epoch_;
+  r.loss = loss_sum_.item() / static_cast<double>(std::max<int64_t>(n_batches_, 1));
+  r.score = score_sum_.item() / static_cast<double>(std::max<int64_t>(n_samples_, 1));
+  r.grad_norm = optimizer_->grad_norm().item();
+  r.lr = optimizer_->lr().item();
+  const double seconds = seconds_ + seconds_since(window_start_);
+  r.ms_per_step = 1e3 * seconds / static_cast<double>(std::max<int64_t>(steps_timed_, 1));
+  r.data_share = seconds > 0 ? data_seconds_ / seconds : 0;
+  r.tokens_per_s = seconds > 0 ? static_cast<double>(tokens_timed_) / seconds : 0;
+  r.seconds_left = 1e-3 * r.ms_per_step * static_cast<double>(r.steps - r.step);
+  r.peak_bytes = memory_stats(device_).peak;
+  run_->append_metrics({{"step", r.step},
+                        {"epoch", r.epoch},
+                        {"split", "train"},
+                        {"loss", r.loss},
+                        {task_->score_name(), r.score},
+                        {"lr", r.lr},
+                        {"grad_norm", r.grad_norm},
+                        {"tokens_per_s", r.tokens_per_s},
+                        {"ms_per_step", r.ms_per_step},
+                        {"data_share", r.data_share},
+                        {"peak_bytes", r.peak_bytes}});
+  log_debug(format_report(r, task_->score_name()));
+  progress_.report(r);
+  fill(loss_sum_, 0);
+  fill(score_sum_, 0);
+  fill(norm_sum_, 0);
+  n_batches_ = n_samples_ = n_tokens_ = steps_timed_ = tokens_timed_ = 0;
+  seconds_ = data_seconds_ = 0;
+  window_start_ = Clock::now();
+}
+
+std::optional<Json> Trainer::evaluate_split(const std::string& split, const std::string& note) {
+  EvaluationOptions options = evaluation_options(recipe_, folder_, dtype_, device_);
+  Clock::time_point shown = Clock::now();
+  options.on_batch = [&](int64_t i, int64_t n) {
+    if (seconds_since(shown) < 0.2) return;
+    shown = Clock::now();
+    progress_.note(fmt::format("{}: batch {}/{}", note, i, n));
+  };
+  return evaluate(*task_, folder_, split, options);
+}
+
+bool Trainer::validate() {
+  if (!folder_.has_split("val") || folder_.count("val") == 0) {
+    validated_ = true;
+    return true;
+  }
+  std::optional<Json> result;
+  {
+    const AveragedWeights averaged(*optimizer_);  // nothing without ema_decay
+    result = evaluate_split("val", "validating");
+  }
+  if (!result) return false;
+  const std::string score = task_->score_name();
+  const double value = (*result)[score].get<double>();
+  run_->append_metrics({{"step", step_}, {"epoch", epoch_}, {"split", "val"}, {"loss", (*result)["loss"]}, {score, value}});
+  validated_ = true;
+  const bool is_best = best_step_ < 0 || (task_->higher_is_better() ? value > best_ : value < best_);
+  progress_.clear();
+  log_info("step ", step_, ": val ", score, " ", fmt::format("{:.4f}", value), ", loss ",
+           fmt::format("{:.4f}", (*result)["loss"].get<double>()), is_best ? " (best so far)" : "");
+  if (is_best) {
+    best_ = value;
+    best_step_ = step_;
+    save("best");
+  }
+  return true;
+}
+
+void Trainer::save(const std::string& name) {
+  CheckpointFiles files;
+  files.model = named_values(task_->parameters());
+  if (averages_weights()) files.ema = named(optimizer_->ema());
+  files.trainer = named(optimizer_->state(), "optimizer.");
+  const auto add = [&](const char* key, const Tensor& value) { files.trainer.push_back({std::string("trainer.") + key, value}); };
+  add("step", one_integer(step_));
+  add("position", one_integer(loader_->position()));
+  add("epoch", one_integer(epoch_));
+  add("validated", one_integer(validated_));
+  add("best", Tensor::from<double>({best_}, {1}));
+  add("best_step", one_integer(best_step_));
+  add("loss_sum", loss_sum_);
+  add("score_sum", score_sum_);
+  add("counts", Tensor::from<int64_t>({n_batches_, n_samples_, n_tokens_}, {3}));
+  files.metadata = {{"format", "pt"},
+                    {"flare_version", recipe_.version},
+                    {"step", std::to_string(step_)},
+                    {"seed", std::to_string(recipe_.seed)},
+                    {"config_sha256", recipe_hash(recipe_)},
+                    {"device", cat(device_)}};
+  if (best_step_ >= 0)
+    files.metadata["best"] = fmt::format("step {}, chosen by {} {:.6g} on the val split", best_step_, task_->score_name(), best_);
+  run_->save_checkpoint(name, files);
+}
+
+bool Trainer::restore() {
+  const std::optional<CheckpointFiles> files = run_->load_checkpoint("last");
+  if (!files) {
+    run_->truncate_metrics(-1, false);
+    return false;
+  }
+  const std::string where = run_->file("checkpoints/last");
+  check<DataError>(!files->trainer.empty(), where, "/trainer.safetensors: missing or empty; this checkpoint cannot be continued");
+  const auto hash = files->metadata.find("config_sha256");
+  check<ConfigError>(hash == files->metadata.end() || hash->second == recipe_hash(recipe_), where,
+                     ": was written under another configuration than the folder's config.json; choose another folder with --run");
+  const auto device = files->metadata.find("device");
+  if (device != files->metadata.end() && device->second != cat(device_))
+    log_warning("the checkpoint was made on ", device->second,
+                ": from here on the numbers differ in the last bits from a run on one device");
+  load_parameters(files->model, where + "/model.safetensors", task_->model());
+  if (averages_weights()) load_values(named(optimizer_->ema()), files->ema, where + "/ema.safetensors");
+  // Everything is read into host variables through the same checks as the weights.
+  Tensor step = one_integer(0), position = one_integer(0), epoch = one_integer(0), validated = one_integer(0),
+         best_step = one_integer(0);
+  Tensor best = Tensor::zeros({1}, DType::f64), counts = Tensor::zeros({3}, DType::i64);
+  std::vector<NamedTensor> targets = named(optimizer_->state(), "optimizer.");
+  for (const auto& [key, value] : std::initializer_list<std::pair<const char*, Tensor>>{{"step", step},
+                                                                                        {"position", position},
+                                                                                        {"epoch", epoch},
+                                                                                        {"validated", validated},
+                                                                                        {"best", best},
+                                                                                        {"best_step", best_step},
+                                                                                        {"loss_sum", loss_sum_},
+                                                                                        {"score_sum", score_sum_},
+                                                                                        {"counts", counts}})
+    targets.push_back({std::string("trainer.") + key, value});
+  load_values(targets, files->trainer, where + "/trainer.safetensors");
+  step_ = step.data<int64_t>()[0];
+  epoch_ = epoch.data<int64_t>()[0];
+  validated_ = validated.data<int64_t>()[0] != 0;
+  best_ = best.data<double>()[0];
+  best_step_ = best_step.data<int64_t>()[0];
+  n_batches_ = counts.data<int64_t>()[0];
+  n_samples_ = counts.data<int64_t>()[1];
+  n_tokens_ = counts.data<int64_t>()[2];
+  check<DataError>(step_ >= 0 && step_ <= recipe_.train.steps && position.data<int64_t>()[0] >= 0, where,
+                   "/trainer.safetensors: step ", step_, " of ", recipe_.train.steps, " makes no sense");
+  loader_->seek(position.data<int64_t>()[0]);
+  run_->truncate_metrics(step_, validated_);
+  return true;
+}
+
+bool Trainer::run_steps() {
+  const TrainConfig& t = recipe_.train;
+  try {
+    window_start_ = Clock::now();
+    const auto aside = [&](const auto& body) {  // evaluation and saving do not count as step time
+      seconds_ += seconds_since(window_start_);
+      const bool ok = body();
+      window_start_ = Clock::now();
+      return ok;
+    };
+    const auto save_last = [&] {
+      check_numbers();
+      progress_.note("saving");
+      save("last");
+      return true;
+    };
+    while (true) {
+      if (!validated_ && !stop_requested()) {
+        const bool done = aside([&] {
+          check_numbers();
+          if (!validate()) return false;
+          write_report(run_->path());
+          return true;
+        });
+        if (done && (step_ % t.checkpoint_every == 0 || step_ == t.steps)) aside(save_last);
+      }
+      if (stop_requested()) {
+        aside(save_last);
+        return false;
+      }
+      if (step_ == t.steps) return true;
+      train_step();
+      if (step_ % t.log_every == 0 || step_ == t.steps) log_point();
+      validated_ = step_ % t.eval_every != 0 && step_ != t.steps;
+      if (validated_ && step_ % t.checkpoint_every == 0) aside(save_last);
+    }
+  } catch (const OutOfMemory& error) { fail_out_of_memory(error); }
+}
+
+void Trainer::fail_out_of_memory(const OutOfMemory& error) {
+  progress_.clear();
+  optimizer_->zero_grad();
+  std::string advice = error.what();
+  if (current_.n_samples > 0) {
+    try {
+      advice =
+          cat("out of ", device_, " memory: ",
+              what_would_fit(error, current_, device_, recipe_.train.batch_size, recipe_.train.accumulate, [&](const Batch& batch) {
+                Context context = training_context(0);
+                forward_backward(to_device(batch, device_), context, nullptr);
+                optimizer_->zero_grad();
+              }));
+    } catch (const std::exception&) {
+      // What the allocator said is still true.
+    }
+  }
+  throw DeviceError(cat("step ", step_ + 1, ": ", advice));
+}
+
+std::optional<Json> Trainer::test() {
+  if (!folder_.has_split("test") || folder_.count("test") == 0) return std::nullopt;
+  const char* name = best_step_ >= 0 ? "best" : "last";
+  const std::optional<CheckpointFiles> files = run_->load_checkpoint(name);
+  check<DataError>(files.has_value(), run_->file(cat("checkpoints/", name)), ": is missing");
+  const bool averaged = !files->ema.empty();
+  load_parameters(averaged ? files->ema : files->model, run_->file(cat("checkpoints/", name)), task_->model());
+  std::optional<Json> result = evaluate_split("test", "testing");
+  if (!result) return std::nullopt;
+  progress_.clear();
+  const int64_t at = best_step_ >= 0 ? best_step_ : step_;
+  (*result)["step"] = at;
+  (*result)["weights"] = cat("checkpoints/", name, averaged ? "/ema.safetensors" : "/model.safetensors");
+  (*result)["chosen_by"] = best_step_ >= 0
+                               ? fmt::format("step {}, chosen by {} {:.4f} on the val split", at, task_->score_name(), best_)
+                               : std::string("the last step; there is no val split to choose by");
+  run_->append_metrics({{"step", step_},
+                        {"epoch", epoch_},
+                        {"split", "test"},
+                        {"loss", (*result)["loss"]},
+                        {task_->score_name(), (*result)[task_->score_name()]},
+                        {"weights_of_step", at}});
+  write_file_atomically(run_->file("eval-test.json"), result->dump(2) + "\n");
+  return result;
+}
+
+int train(const TrainOptions& options) {
+  const Device device = parse_device(options.device);
+  const PreparedFolder folder = open_data(options.recipe);
+  Trainer trainer(options.recipe, folder, device, options.quiet);
+  const size_t colon = options.device.find(':');
+  const int gpu = colon == std::string::npos ? 0 : std::atoi(options.device.c_str() + colon + 1);
+  const auto show = [&] {
+    if (!options.quiet || options.dry_run) std::fputs(trainer.describe(gpu).c_str(), stderr);
+  };
+  if (options.dry_run) {
+    show();
+    return 0;
+  }
+  const RunFolder run =
+      options.resume ? RunFolder::resume(options.run, options.recipe) : RunFolder::create(options.run, options.recipe);
+  trainer.attach(run);
+  set_log_file(run.file("log.txt"));
+  catch_stop_signals();
+  show();
+  log_debug(trainer.describe(gpu));
+  if (options.resume) {
+    if (trainer.restore())
+      log_info("resuming after step ", trainer.step());
+    else
+      log_info("--resume: ", run.path(), " has no checkpoint yet; starting from step 0");
+  }
+  const auto interrupted = [&] {
+    log_info("stopped after step ", trainer.step(), ", saved; continue with --resume --run ", run.path());
+    write_report(run.path());
+    return kExitInterrupted;
+  };
+  if (!trainer.run_steps()) return interrupted();
+  const std::optional<Json> result = trainer.test();
+  if (!result && stop_requested()) return interrupted();
+  if (result) {
+    std::fputs(format_evaluation(*result).c_str(), stdout);
+    std::printf("       weights of %s\n", (*result)["chosen_by"].get<std::string>().c_str());
+  }
+  write_report(run.path());
+  std::printf("       report %s\n", run.file("report.html").c_str());
+  return 0;
+}
+
+}  // namespace flare
