@@ -292,11 +292,14 @@ void write_file_atomically(const std::string& path, std::string_view bytes) {
 
 bool recover_directory(const std::string& final_dir) {
   const std::string target = trimmed(final_dir), old = target + ".old";
-  std::error_code error;
-  if (fs::exists(fs::symlink_status(target, error)) || !directory_exists(old)) return false;
-  if (::rename(old.c_str(), target.c_str()) != 0) {
-    if (directory_exists(target)) return false;  // the writer, or another reader, was faster
-    fail_with(target, "restore from its .old folder", errno);
+  // A writer at work may take either folder away between any two lines here: look again until what is seen holds together.
+  for (int attempt = 0;; ++attempt) {
+    std::error_code error;
+    if (fs::exists(fs::symlink_status(target, error)) || !directory_exists(old)) return false;
+    if (::rename(old.c_str(), target.c_str()) == 0) break;
+    const int reason = errno;
+    if (reason != ENOENT && reason != ENOTEMPTY && reason != EEXIST) fail_with(target, "restore from its .old folder", reason);
+    if (attempt == 1000) fail_with(target, "restore from its .old folder", reason);
   }
   synchronise_path(parent_of(target), O_DIRECTORY);
   return true;
@@ -329,7 +332,7 @@ void replace_directory(const std::string& temp_dir, const std::string& final_dir
   for (int attempt = 0;; ++attempt) {
     const bool had_target = ::rename(target.c_str(), old.c_str()) == 0;
     if (!had_target && errno != ENOENT) fail_with(target, "move aside", errno);
-    if (had_target) synchronise_path(parent, O_DIRECTORY);
+    if (had_target && attempt == 0) synchronise_path(parent, O_DIRECTORY);  // later rounds keep the gap as short as they can
     if (::rename(temp.c_str(), target.c_str()) == 0) break;
     const int error = errno;
     const bool restored_by_reader = error == ENOTEMPTY || error == EEXIST;
