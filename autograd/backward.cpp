@@ -13,8 +13,14 @@ struct Cotangent {
   Tensor value;
   bool owned = false;
   void add(const Tensor& g) {
-    if (!value) { value = g; return; }
-    if (!owned) { value = clone(value); owned = true; }
+    if (!value) {
+      value = g;
+      return;
+    }
+    if (!owned) {
+      value = clone(value);
+      owned = true;
+    }
     accumulate(g, value);
   }
 };
@@ -22,14 +28,16 @@ struct Cotangent {
 void deliver_to_leaf(TapeRecord& leaf, const Tensor& g) {
   // A defined gradient (an optimizer's buffer, or an earlier backward) is added to in place; otherwise the leaf gets a copy of
   // its own, because g may alias the cotangent of another tensor.
-  if (leaf.grad) accumulate(g, leaf.grad);
-  else leaf.grad = clone(g);
+  if (leaf.grad)
+    accumulate(g, leaf.grad);
+  else
+    leaf.grad = clone(g);
 }
 
 void check_saved(const Node& node) {
   for (const SavedTensor& s : node.saved)
-    check(!s.tensor || s.tensor.storage()->version == s.version, "backward: a tensor that ", node.name, node.scope.empty() ? "" : " in ",
-          node.scope, " saved was written to in place before backward; clone it first");
+    check(!s.tensor || s.tensor.storage()->version == s.version, "backward: a tensor that ", node.name,
+          node.scope.empty() ? "" : " in ", node.scope, " saved was written to in place before backward; clone it first");
 }
 
 }  // namespace
@@ -40,7 +48,10 @@ void backward(const Tensor& y, const Tensor& gy, bool keep_graph) {
   check(!gy || gy.shape() == y.shape(), "backward: cotangent ", gy ? gy.shape() : Shape{}, " for an output of shape ", y.shape());
   const NoGrad no_grad;
   const Tensor seed = gy ? cast_to(gy, y.dtype()) : Tensor::full(y.shape(), 1, y.dtype(), y.device());
-  if (!y.tape()->producer) { deliver_to_leaf(*y.tape(), seed); return; }
+  if (!y.tape()->producer) {
+    deliver_to_leaf(*y.tape(), seed);
+    return;
+  }
 
   // Creation order is a topological order: a node's consumers were all created after it. Taking the newest pending node first
   // therefore sees every consumer before the node itself, with no counting pass and no recursion.
@@ -50,7 +61,10 @@ void backward(const Tensor& y, const Tensor& gy, bool keep_graph) {
   std::vector<std::shared_ptr<Node>> alive;  // nodes stay valid while their consumers are torn down
   const auto push = [&](const std::shared_ptr<Node>& node, const Tensor& g) {
     const auto [entry, is_new] = sums.try_emplace(node.get());
-    if (is_new) { pending.push(node.get()); alive.push_back(node); }
+    if (is_new) {
+      pending.push(node.get());
+      alive.push_back(node);
+    }
     entry->second.add(g);
   };
   push(y.tape()->producer, seed);
@@ -60,17 +74,21 @@ void backward(const Tensor& y, const Tensor& gy, bool keep_graph) {
     pending.pop();
     const Tensor g = std::move(sums[node].value);
     sums.erase(node);
-    check(!node->released, "backward: the graph of ", node->name, " was freed by an earlier backward; pass keep_graph to the first call");
+    check(!node->released, "backward: the graph of ", node->name,
+          " was freed by an earlier backward; pass keep_graph to the first call");
     check_saved(*node);
     const ScopeName scope(node->scope);
     const Grads grads = node->vjp(g);
-    check(grads.size() == node->inputs.size(), node->name, ": vjp returned ", grads.size(), " gradients for ", node->inputs.size(), " inputs");
+    check(grads.size() == node->inputs.size(), node->name, ": vjp returned ", grads.size(), " gradients for ", node->inputs.size(),
+          " inputs");
     for (size_t i = 0; i < grads.size(); ++i) {
       const std::shared_ptr<TapeRecord>& input = node->inputs[i];
       if (!input) continue;
       check(grads[i].defined(), node->name, ": no gradient for input ", i, ", which requires one");
-      if (input->producer) push(input->producer, grads[i]);
-      else deliver_to_leaf(*input, grads[i]);
+      if (input->producer)
+        push(input->producer, grads[i]);
+      else
+        deliver_to_leaf(*input, grads[i]);
     }
     if (!keep_graph) {
       node->released = true;

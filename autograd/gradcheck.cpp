@@ -57,7 +57,10 @@ GradcheckResult gradcheck(const std::function<Tensor(const std::vector<Tensor>&)
       };
       const double numeric = (at(values[j] + kStep) - at(values[j] - kStep)) / (2 * kStep);
       const double gap = std::abs(numeric - got[j]);
-      if (!(gap <= difference)) { difference = gap; worst_at = j; }
+      if (!(gap <= difference)) {
+        difference = gap;
+        worst_at = j;
+      }
       largest = std::max({largest, std::abs(numeric), std::abs(got[j])});
     }
     const double error = difference / std::max(largest, 1e-8);
@@ -75,7 +78,10 @@ std::vector<Tensor> make_inputs(const Sample& sample, DType dtype, uint64_t seed
   for (size_t i = 0; i < sample.inputs.size(); ++i) {
     const InputSpec& spec = sample.inputs[i];
     Rng rng(seed, i + 1);
-    if (spec.kind == InputSpec::absent) { inputs.emplace_back(); continue; }
+    if (spec.kind == InputSpec::absent) {
+      inputs.emplace_back();
+      continue;
+    }
     if (spec.kind == InputSpec::values) {
       inputs.push_back(cast_to(Tensor::from(spec.fixed, spec.shape), spec.fixed_dtype));
       continue;
@@ -84,14 +90,21 @@ std::vector<Tensor> make_inputs(const Sample& sample, DType dtype, uint64_t seed
     std::vector<double> values(static_cast<size_t>(n));
     for (int64_t j = 0; j < n; ++j) {
       double& v = values[static_cast<size_t>(j)];
-      if (spec.kind == InputSpec::mask) v = rng.uniform() < 0.7 || (spec.shape.ndim() && j % spec.shape[-1] == 0);
-      else if (spec.kind == InputSpec::index) v = std::floor(spec.lo + rng.uniform() * (spec.hi - spec.lo));
-      else v = spec.lo + rng.uniform() * (spec.hi - spec.lo);
+      if (spec.kind == InputSpec::mask)
+        v = rng.uniform() < 0.7 || (spec.shape.ndim() && j % spec.shape[-1] == 0);
+      else if (spec.kind == InputSpec::index)
+        v = std::floor(spec.lo + rng.uniform() * (spec.hi - spec.lo));
+      else
+        v = spec.lo + rng.uniform() * (spec.hi - spec.lo);
     }
     Tensor x = Tensor::from(values, spec.shape);
-    if (spec.kind == InputSpec::mask) x = cast_to(x, DType::u8);
-    else if (spec.kind == InputSpec::index) x = cast_to(x, DType::i64);
-    else x = cast_to(cast_to(x, dtype == DType::bf16 ? DType::bf16 : DType::f32), spec.kind == InputSpec::param ? param_dtype(dtype) : dtype);
+    if (spec.kind == InputSpec::mask)
+      x = cast_to(x, DType::u8);
+    else if (spec.kind == InputSpec::index)
+      x = cast_to(x, DType::i64);
+    else
+      x = cast_to(cast_to(x, dtype == DType::bf16 ? DType::bf16 : DType::f32),
+                  spec.kind == InputSpec::param ? param_dtype(dtype) : dtype);
     if (spec.transposed) {
       check(x.ndim() >= 2, "make_inputs: a transposed input needs two axes, got ", x.shape());
       Shape swapped = x.shape();

@@ -47,6 +47,8 @@ void set_requires_grad(const Tensor& x, bool on) {
 }
 
 Tensor grad(const Tensor& x) { return x.tape() ? x.tape()->grad : Tensor(); }
-void clear_grad(const Tensor& x) { if (x.tape()) x.tape()->grad = Tensor(); }
+void clear_grad(const Tensor& x) {
+  if (x.tape()) x.tape()->grad = Tensor();
+}
 
 }  // namespace flare

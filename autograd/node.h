@@ -30,8 +30,8 @@ struct SavedTensor {
 /// One recorded operation: where its inputs came from and how a cotangent of its output becomes cotangents of its inputs.
 struct Node {
   const char* name = "";
-  std::string scope;    // dotted module path at the time of the call, for error messages
-  uint64_t order = 0;   // creation index: backward runs from high to low, so sums are always taken in the same order
+  std::string scope;   // dotted module path at the time of the call, for error messages
+  uint64_t order = 0;  // creation index: backward runs from high to low, so sums are always taken in the same order
   Shape out_shape;
   DType out_dtype = DType::f32;
   Device out_device = Device::cpu;

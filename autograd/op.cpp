@@ -58,8 +58,8 @@ void record(const char* op, Inputs in, Outputs out, Keep keep, std::function<Gra
     Grads grads = vjp(saved, gy);
     for (size_t i = 0; i < grads.size() && i < saved.wanted.size(); ++i) {
       if (!grads[i] || !saved.wanted[i]) continue;
-      check(grads[i].shape() == saved.in_shapes[i] && grads[i].dtype() == saved.in_dtypes[i], raw->name, ": gradient of input ", i, " is ",
-            grads[i].dtype(), " ", grads[i].shape(), ", the input is ", saved.in_dtypes[i], " ", saved.in_shapes[i]);
+      check(grads[i].shape() == saved.in_shapes[i] && grads[i].dtype() == saved.in_dtypes[i], raw->name, ": gradient of input ", i,
+            " is ", grads[i].dtype(), " ", grads[i].shape(), ", the input is ", saved.in_dtypes[i], " ", saved.in_shapes[i]);
     }
     return grads;
   };
@@ -80,7 +80,8 @@ std::vector<OpEntry>& registry() {
 
 bool register_op(OpEntry entry) {
   std::vector<OpEntry>& ops = registry();
-  const auto place = std::lower_bound(ops.begin(), ops.end(), entry, [](const OpEntry& a, const OpEntry& b) { return a.name < b.name; });
+  const auto place =
+      std::lower_bound(ops.begin(), ops.end(), entry, [](const OpEntry& a, const OpEntry& b) { return a.name < b.name; });
   check(place == ops.end() || place->name != entry.name, "register_op: two ops are named ", entry.name);
   ops.insert(place, std::move(entry));
   return true;

@@ -25,7 +25,10 @@ namespace flare {
 
 using Inputs = std::span<const Tensor>;
 using Outputs = std::span<Tensor>;
-struct OutSpec { Shape shape; DType dtype; };
+struct OutSpec {
+  Shape shape;
+  DType dtype;
+};
 using OutSpecs = std::vector<OutSpec>;
 
 /// What the tape must hold on to for the vjp. Shapes and dtypes are always kept.
@@ -50,10 +53,10 @@ class Saved {
 struct InputSpec {
   enum Kind { real, param, index, mask, values, absent } kind = real;
   Shape shape;
-  double lo = -1, hi = 1;         // uniform range of real, param, index
-  bool differentiable = true;     // real and param only: false leaves it out of the derivative check
-  bool transposed = false;        // hand over a non-contiguous view (last two axes swapped in memory)
-  std::vector<double> fixed = {}; // Kind::values
+  double lo = -1, hi = 1;          // uniform range of real, param, index
+  bool differentiable = true;      // real and param only: false leaves it out of the derivative check
+  bool transposed = false;         // hand over a non-contiguous view (last two axes swapped in memory)
+  std::vector<double> fixed = {};  // Kind::values
   DType fixed_dtype = DType::i64;
 };
 
@@ -61,45 +64,63 @@ struct Sample {
   std::string label;
   std::vector<InputSpec> inputs;
   std::any attrs;
-  double tolerance_f32 = 1e-5;    // CPU against CUDA and fused against plain: max |a-b| over max |b|
-  double tolerance_bf16 = 2e-2;   // where looser than this, the reason stands beside the sample
-  double tolerance_grad = 1e-6;   // derivative check in f64
+  double tolerance_f32 = 1e-5;   // CPU against CUDA and fused against plain: max |a-b| over max |b|
+  double tolerance_bf16 = 2e-2;  // where looser than this, the reason stands beside the sample
+  double tolerance_grad = 1e-6;  // derivative check in f64
 };
 
-template <class Op> concept HasVjp = requires(const Saved& s, const Tensor& gy, const typename Op::Attrs& a) {
+template <class Op>
+concept HasVjp = requires(const Saved& s, const Tensor& gy, const typename Op::Attrs& a) {
   { Op::vjp(s, gy, a) } -> std::convertible_to<Grads>;
 };
-template <class Op> concept SaysWhyNot = requires { { Op::not_differentiable } -> std::convertible_to<const char*>; };
-template <class Op> concept HasReference = requires(Inputs in, const typename Op::Attrs& a) {
+template <class Op>
+concept SaysWhyNot = requires {
+  { Op::not_differentiable } -> std::convertible_to<const char*>;
+};
+template <class Op>
+concept HasReference = requires(Inputs in, const typename Op::Attrs& a) {
   { Op::reference(in, a) } -> std::convertible_to<Tensor>;
 };
-template <class Op> concept NamedOp = requires {
+template <class Op>
+concept NamedOp = requires {
   { Op::name } -> std::convertible_to<const char*>;
   typename Op::Attrs;
   { Op::samples() } -> std::convertible_to<std::vector<Sample>>;
 };
-template <class Op> concept KernelOp = NamedOp<Op> && (HasVjp<Op> || SaysWhyNot<Op>) &&
-    requires(Inputs in, Outputs out, const typename Op::Attrs& a, Stream& stream) {
-      { Op::infer(in, a) } -> std::convertible_to<OutSpecs>;  // every argument check lives here
-      Op::forward_cpu(in, out, a);
+template <class Op>
+concept KernelOp = NamedOp<Op> &&
+    (HasVjp<Op> || SaysWhyNot<Op>)&&requires(Inputs in, Outputs out, const typename Op::Attrs& a, Stream& stream) {
+  { Op::infer(in, a) } -> std::convertible_to<OutSpecs>;  // every argument check lives here
+  Op::forward_cpu(in, out, a);
 #if defined(FLARE_CUDA)
-      Op::forward_cuda(in, out, a, stream);
+  Op::forward_cuda(in, out, a, stream);
 #endif
-    };
-template <class Op> concept ViewOp = NamedOp<Op> && HasVjp<Op> && requires(const Tensor& x, const typename Op::Attrs& a) {
+};
+template <class Op>
+concept ViewOp = NamedOp<Op> && HasVjp<Op> && requires(const Tensor& x, const typename Op::Attrs& a) {
   { Op::view(x, a) } -> std::convertible_to<Tensor>;
 };
-template <class Op> concept CompositeOp = NamedOp<Op> && requires(Inputs in, const typename Op::Attrs& a) {
+template <class Op>
+concept CompositeOp = NamedOp<Op> && requires(Inputs in, const typename Op::Attrs& a) {
   { Op::compose(in, a) } -> std::convertible_to<Tensor>;
 };
-template <class Op> concept AnyOp = KernelOp<Op> || ViewOp<Op> || CompositeOp<Op>;
+template <class Op>
+concept AnyOp = KernelOp<Op> || ViewOp<Op> || CompositeOp<Op>;
 
-template <class Op> constexpr Keep keeps_of() {
-  if constexpr (requires { { Op::keeps } -> std::convertible_to<Keep>; }) return Op::keeps;
+template <class Op>
+constexpr Keep keeps_of() {
+  if constexpr (requires {
+                  { Op::keeps } -> std::convertible_to<Keep>;
+                })
+    return Op::keeps;
   return Keep::both;
 }
-template <class Op> constexpr bool takes_strided_of() {
-  if constexpr (requires { { Op::takes_strided } -> std::convertible_to<bool>; }) return Op::takes_strided;
+template <class Op>
+constexpr bool takes_strided_of() {
+  if constexpr (requires {
+                  { Op::takes_strided } -> std::convertible_to<bool>;
+                })
+    return Op::takes_strided;
   return false;
 }
 
@@ -122,7 +143,9 @@ std::vector<Tensor> apply_all(std::vector<Tensor> in, const typename Op::Attrs& 
     } else {
       std::vector<Tensor> packed = in;
       for (const OutSpec& spec : Op::infer(Inputs(in), attrs)) out.push_back(Tensor::empty(spec.shape, spec.dtype, device));
-      if constexpr (!takes_strided_of<Op>()) for (Tensor& x : packed) if (x) x = contiguous(x);
+      if constexpr (!takes_strided_of<Op>())
+        for (Tensor& x : packed)
+          if (x) x = contiguous(x);
       if (device == Device::cpu) {
         Op::forward_cpu(Inputs(packed), Outputs(out), attrs);
       } else {
@@ -169,16 +192,21 @@ OpEntry entry_of() {
   OpEntry e;
   e.name = Op::name;
   e.samples = [] { return Op::samples(); };
-  e.run = [](const std::vector<Tensor>& in, const std::any& a) { return apply_all<Op>(in, std::any_cast<const typename Op::Attrs&>(a)); };
+  e.run = [](const std::vector<Tensor>& in, const std::any& a) {
+    return apply_all<Op>(in, std::any_cast<const typename Op::Attrs&>(a));
+  };
   if constexpr (HasReference<Op>)
-    e.reference = [](const std::vector<Tensor>& in, const std::any& a) { return Op::reference(Inputs(in), std::any_cast<const typename Op::Attrs&>(a)); };
+    e.reference = [](const std::vector<Tensor>& in, const std::any& a) {
+      return Op::reference(Inputs(in), std::any_cast<const typename Op::Attrs&>(a));
+    };
   if constexpr (SaysWhyNot<Op>) e.not_differentiable = Op::not_differentiable;
   return e;
 }
 #define FLARE_JOIN_(a, b) a##b
 #define FLARE_JOIN(a, b) FLARE_JOIN_(a, b)
 /// Registers an op at program start; the file must be part of the OBJECT library flare_ops.
-#define FLARE_REGISTER_OP(...) \
-  [[maybe_unused]] static const bool FLARE_JOIN(flare_registered_, __LINE__) = ::flare::register_op(::flare::entry_of<__VA_ARGS__>())
+#define FLARE_REGISTER_OP(...)                                                 \
+  [[maybe_unused]] static const bool FLARE_JOIN(flare_registered_, __LINE__) = \
+      ::flare::register_op(::flare::entry_of<__VA_ARGS__>())
 
 }  // namespace flare

@@ -29,7 +29,10 @@ void* system_allocate(Device device, int64_t bytes) {
   compute_stream(device);  // makes sure the device is usable, with its own error if not
   void* data = nullptr;
   const cudaError_t status = cudaMalloc(&data, static_cast<size_t>(bytes));
-  if (status == cudaErrorMemoryAllocation) { cudaGetLastError(); return nullptr; }
+  if (status == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    return nullptr;
+  }
   cuda_check(status, "cudaMalloc");
   return data;
 #else
@@ -39,7 +42,10 @@ void* system_allocate(Device device, int64_t bytes) {
 }
 
 void system_release(Device device, void* data) noexcept {
-  if (device == Device::cpu) { std::free(data); return; }
+  if (device == Device::cpu) {
+    std::free(data);
+    return;
+  }
 #if defined(FLARE_CUDA)
   cudaFree(data);
 #endif

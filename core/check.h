@@ -17,13 +17,23 @@ class Error : public std::runtime_error {
 };
 
 /// 2: the request itself is wrong: configuration, usage, or shapes and dtypes that do not fit together.
-struct ConfigError : Error { explicit ConfigError(const std::string& m) : Error(2, m) {} };
-struct ShapeError : Error { explicit ShapeError(const std::string& m) : Error(2, m) {} };
+struct ConfigError : Error {
+  explicit ConfigError(const std::string& m) : Error(2, m) {}
+};
+struct ShapeError : Error {
+  explicit ShapeError(const std::string& m) : Error(2, m) {}
+};
 /// 3: a data set, checkpoint or other file cannot be used.
-struct DataError : Error { explicit DataError(const std::string& m) : Error(3, m) {} };
+struct DataError : Error {
+  explicit DataError(const std::string& m) : Error(3, m) {}
+};
 /// 4: the device failed, or the numbers did (non-finite loss).
-struct DeviceError : Error { explicit DeviceError(const std::string& m) : Error(4, m) {} };
-struct NumericError : Error { explicit NumericError(const std::string& m) : Error(4, m) {} };
+struct DeviceError : Error {
+  explicit DeviceError(const std::string& m) : Error(4, m) {}
+};
+struct NumericError : Error {
+  explicit NumericError(const std::string& m) : Error(4, m) {}
+};
 /// 4: an allocation did not fit; carries the figures so that the caller can say what would.
 struct OutOfMemory : DeviceError {
   OutOfMemory(const std::string& m, int64_t requested, int64_t in_use, int64_t available)
@@ -42,7 +52,8 @@ std::string cat(const Parts&... parts) {
 /// Throws E with the concatenated parts unless ok. The message is only built on failure.
 template <class E = ShapeError, class... Parts>
 void check(bool ok, const Parts&... parts) {
-  if (!ok) [[unlikely]] throw E(cat(parts...));
+  if (!ok) [[unlikely]]
+    throw E(cat(parts...));
 }
 
 }  // namespace flare

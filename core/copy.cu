@@ -42,15 +42,22 @@ FLARE_HD void offsets(const Layout& l, int64_t i, int64_t& oa, int64_t& ob) {
     ob += r * l.b[axis];
     i = q;
   }
-  if (l.n) { oa += i * l.a[0]; ob += i * l.b[0]; }
+  if (l.n) {
+    oa += i * l.a[0];
+    ob += i * l.b[0];
+  }
 }
 
 template <class To, class From>
 FLARE_HD To convert(From x) {
-  if constexpr (std::is_same_v<To, From>) return x;
-  else if constexpr (std::is_same_v<To, bf16>) return bf16(static_cast<float>(x));
-  else if constexpr (std::is_same_v<From, bf16>) return static_cast<To>(static_cast<float>(x));
-  else return static_cast<To>(x);
+  if constexpr (std::is_same_v<To, From>)
+    return x;
+  else if constexpr (std::is_same_v<To, bf16>)
+    return bf16(static_cast<float>(x));
+  else if constexpr (std::is_same_v<From, bf16>)
+    return static_cast<To>(static_cast<float>(x));
+  else
+    return static_cast<To>(x);
 }
 
 constexpr int64_t kGrain = 1 << 15;
@@ -60,8 +67,10 @@ void copy_cpu(const From* src, To* dst, const Layout& l, int64_t n) {
   const int64_t inner = l.n ? l.extent[l.n - 1] : 1, sa = l.n ? l.a[l.n - 1] : 1, sb = l.n ? l.b[l.n - 1] : 1;
   if (l.n <= 1 && sa == 1 && sb == 1) {
     parallel_for(n, kGrain, [&](int64_t begin, int64_t end) {
-      if constexpr (std::is_same_v<To, From>) std::memcpy(dst + begin, src + begin, static_cast<size_t>(end - begin) * sizeof(To));
-      else for (int64_t i = begin; i < end; ++i) dst[i] = convert<To>(src[i]);
+      if constexpr (std::is_same_v<To, From>)
+        std::memcpy(dst + begin, src + begin, static_cast<size_t>(end - begin) * sizeof(To));
+      else
+        for (int64_t i = begin; i < end; ++i) dst[i] = convert<To>(src[i]);
     });
     return;
   }
@@ -107,7 +116,8 @@ __global__ void accumulate_kernel(const T* src, T* dst, Layout l, int64_t n) {
 void transfer(const Tensor& src, const Tensor& dst) {
   Stream& stream = compute_stream(Device::cuda);
   const cudaMemcpyKind kind = src.device() == Device::cpu ? cudaMemcpyHostToDevice : cudaMemcpyDeviceToHost;
-  cuda_check(cudaMemcpyAsync(dst.raw(), src.raw(), static_cast<size_t>(src.bytes()), kind, native(stream)), "copy between host and device");
+  cuda_check(cudaMemcpyAsync(dst.raw(), src.raw(), static_cast<size_t>(src.bytes()), kind, native(stream)),
+             "copy between host and device");
   if (kind == cudaMemcpyDeviceToHost) stream.synchronize();
 }
 #endif
@@ -129,7 +139,11 @@ void fill(const Tensor& dst, double value) {
       if (l.n <= 1 && (l.n == 0 || l.a[0] == 1)) {
         parallel_for(n, kGrain, [&](int64_t begin, int64_t end) { std::fill(data + begin, data + end, v); });
       } else {
-        for (int64_t i = 0; i < n; ++i) { int64_t oa, ob; offsets(l, i, oa, ob); data[oa] = v; }
+        for (int64_t i = 0; i < n; ++i) {
+          int64_t oa, ob;
+          offsets(l, i, oa, ob);
+          data[oa] = v;
+        }
       }
     } else {
 #if defined(FLARE_CUDA)
@@ -148,7 +162,10 @@ void copy(const Tensor& src, const Tensor& dst) {
 #if defined(FLARE_CUDA)
     // Pack and convert on the source side, scatter on the destination side, so that the bytes cross once.
     const Tensor packed = contiguous(cast_to(src, dst.dtype()));
-    if (dst.is_contiguous()) { transfer(packed, dst); return; }
+    if (dst.is_contiguous()) {
+      transfer(packed, dst);
+      return;
+    }
     const Tensor landed = Tensor::empty(dst.shape(), dst.dtype(), dst.device());
     transfer(packed, landed);
     copy(landed, dst);
@@ -168,7 +185,8 @@ void copy(const Tensor& src, const Tensor& dst) {
 #if defined(FLARE_CUDA)
         if (std::is_same_v<From, To> && l.n <= 1 && (l.n == 0 || (l.a[0] == 1 && l.b[0] == 1))) {
           cuda_check(cudaMemcpyAsync(dst.raw(), src.raw(), static_cast<size_t>(n) * sizeof(To), cudaMemcpyDeviceToDevice,
-                                     native(compute_stream(Device::cuda))), "copy");
+                                     native(compute_stream(Device::cuda))),
+                     "copy");
         } else {
           launch("copy", copy_kernel<To, From>, cover(n), compute_stream(Device::cuda), src.data<From>(), dst.data<To>(), l, n);
         }

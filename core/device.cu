@@ -15,7 +15,10 @@ bool cuda_built() { return true; }
 int cuda_device_count() {
   static const int count = [] {
     int n = 0;
-    if (cudaGetDeviceCount(&n) != cudaSuccess) { cudaGetLastError(); n = 0; }
+    if (cudaGetDeviceCount(&n) != cudaSuccess) {
+      cudaGetLastError();
+      n = 0;
+    }
     return n;
   }();
   return count;
@@ -88,7 +91,9 @@ Stream& compute_stream(Device device) {
 bool cuda_built() { return false; }
 int cuda_device_count() { return 0; }
 CudaInfo cuda_info(int index) { throw DeviceError(cat("cuda:", index, ": this program was built without CUDA")); }
-void select_cuda(int) { throw DeviceError("cuda: this program was built without CUDA; use --device cpu, or rebuild where nvcc is installed"); }
+void select_cuda(int) {
+  throw DeviceError("cuda: this program was built without CUDA; use --device cpu, or rebuild where nvcc is installed");
+}
 void Stream::synchronize() const {}
 Stream& compute_stream(Device device) {
   static Stream cpu;
@@ -106,7 +111,8 @@ Device parse_device(const std::string& word) {
   int index = 0;
   if (word.rfind("cuda:", 0) == 0) {
     const auto [end, status] = std::from_chars(word.data() + 5, word.data() + word.size(), index);
-    check<ConfigError>(status == std::errc() && end == word.data() + word.size(), "device: '", word, "' is not auto, cpu, cuda or cuda:<index>");
+    check<ConfigError>(status == std::errc() && end == word.data() + word.size(), "device: '", word,
+                       "' is not auto, cpu, cuda or cuda:<index>");
   } else {
     check<ConfigError>(word == "cuda" || word == "auto", "device: '", word, "' is not auto, cpu, cuda or cuda:<index>");
   }

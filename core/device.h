@@ -31,7 +31,7 @@ CudaInfo cuda_info(int index);
 /// The one compute stream of a device, passed explicitly to every launch. On the CPU it is an empty handle.
 struct Stream {
   Device device = Device::cpu;
-  void* handle = nullptr;  // cudaStream_t
+  void* handle = nullptr;    // cudaStream_t
   void synchronize() const;  // waits for the work queued so far; DeviceError if any of it failed
 };
 Stream& compute_stream(Device device);

@@ -27,12 +27,14 @@ const char* advice(int error) {
     case ENOSPC: return "; free space on that disk, or choose another folder";
     case EDQUOT: return "; the quota is used up: free space, or choose another folder";
     case EFBIG: return "; the file is larger than allowed: raise the limit (ulimit -f)";
-    case EACCES: case EPERM: return "; check the permissions of the file and its folder";
+    case EACCES:
+    case EPERM: return "; check the permissions of the file and its folder";
     case EROFS: return "; choose a folder on a writable disk";
     case ENOENT: return "; check the path";
     case ENOTDIR: return "; a part of the path is a file, not a folder";
     case ENAMETOOLONG: return "; choose a shorter name";
-    case EMFILE: case ENFILE: return "; raise the limit of open files (ulimit -n)";
+    case EMFILE:
+    case ENFILE: return "; raise the limit of open files (ulimit -n)";
     case EXDEV: return "; both must lie on one disk";
     default: return "";
   }
@@ -45,14 +47,17 @@ const char* advice(int error) {
 struct Descriptor {
   int fd;
   explicit Descriptor(int fd) : fd(fd) {}
-  ~Descriptor() { if (fd >= 0) ::close(fd); }
+  ~Descriptor() {
+    if (fd >= 0) ::close(fd);
+  }
   Descriptor(const Descriptor&) = delete;
   Descriptor& operator=(const Descriptor&) = delete;
 };
 
 int open_retrying(const std::string& path, int flags, mode_t mode = 0) {
   int fd;
-  do fd = ::open(path.c_str(), flags | O_CLOEXEC, mode); while (fd < 0 && errno == EINTR);
+  do fd = ::open(path.c_str(), flags | O_CLOEXEC, mode);
+  while (fd < 0 && errno == EINTR);
   return fd;
 }
 
@@ -83,7 +88,8 @@ size_t read_some(int fd, void* data, size_t n, const std::string& path) {
 /// fsync; file systems that do not support it on this kind of file (EINVAL) have nothing to flush.
 bool synchronise(int fd) {
   int result;
-  do result = ::fsync(fd); while (result != 0 && errno == EINTR);
+  do result = ::fsync(fd);
+  while (result != 0 && errno == EINTR);
   return result == 0 || errno == EINVAL;
 }
 void synchronise_path(const std::string& path, int flags) {
@@ -192,7 +198,9 @@ MappedFile::MappedFile(const std::string& path) {
   data_ = static_cast<const std::byte*>(address);
   size_ = static_cast<size_t>(info.st_size);
 }
-MappedFile::~MappedFile() { if (data_) ::munmap(const_cast<std::byte*>(data_), size_); }
+MappedFile::~MappedFile() {
+  if (data_) ::munmap(const_cast<std::byte*>(data_), size_);
+}
 MappedFile::MappedFile(MappedFile&& other) noexcept
     : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
 MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {

@@ -20,7 +20,9 @@ void make_directories(const std::string& path);
 std::string sha256_of_file(const std::string& path);
 /// quoted(text, limit = 80): text from a file or user made safe inside a one-line message: in quotes, control characters escaped,
 /// cut after `limit` bytes. An object, not a function, so that std::quoted is never found in its place.
-struct Quoted { std::string operator()(std::string_view text, size_t limit = 80) const; };
+struct Quoted {
+  std::string operator()(std::string_view text, size_t limit = 80) const;
+};
 inline constexpr Quoted quoted;
 
 /// A regular file mapped read-only for the life of the object. An empty file has an empty span.

@@ -21,7 +21,9 @@ class Scratch {
   explicit Scratch(int64_t count) : bytes_(count * static_cast<int64_t>(sizeof(T))) {
     if (bytes_ > 0) data_ = static_cast<T*>(allocate_bytes(Device::cpu, bytes_));
   }
-  ~Scratch() { if (data_) release_bytes(Device::cpu, data_, bytes_); }
+  ~Scratch() {
+    if (data_) release_bytes(Device::cpu, data_, bytes_);
+  }
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
   T* data() const { return data_; }
@@ -68,21 +70,24 @@ Tiling choose_tiling(int64_t m, int64_t n, int64_t k, int64_t batch) {
 void blas(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, const float* a, int64_t lda, const float* b, int64_t ldb,
           float beta, float* c, int64_t ldc) {
   cblas_sgemm(CblasRowMajor, ta ? CblasTrans : CblasNoTrans, tb ? CblasTrans : CblasNoTrans, static_cast<blasint>(m),
-              static_cast<blasint>(n), static_cast<blasint>(k), alpha, a, static_cast<blasint>(lda), b, static_cast<blasint>(ldb), beta,
-              c, static_cast<blasint>(ldc));
+              static_cast<blasint>(n), static_cast<blasint>(k), alpha, a, static_cast<blasint>(lda), b, static_cast<blasint>(ldb),
+              beta, c, static_cast<blasint>(ldc));
 }
-void blas(bool ta, bool tb, int64_t m, int64_t n, int64_t k, double alpha, const double* a, int64_t lda, const double* b, int64_t ldb,
-          double beta, double* c, int64_t ldc) {
+void blas(bool ta, bool tb, int64_t m, int64_t n, int64_t k, double alpha, const double* a, int64_t lda, const double* b,
+          int64_t ldb, double beta, double* c, int64_t ldc) {
   cblas_dgemm(CblasRowMajor, ta ? CblasTrans : CblasNoTrans, tb ? CblasTrans : CblasNoTrans, static_cast<blasint>(m),
-              static_cast<blasint>(n), static_cast<blasint>(k), alpha, a, static_cast<blasint>(lda), b, static_cast<blasint>(ldb), beta,
-              c, static_cast<blasint>(ldc));
+              static_cast<blasint>(n), static_cast<blasint>(k), alpha, a, static_cast<blasint>(lda), b, static_cast<blasint>(ldb),
+              beta, c, static_cast<blasint>(ldc));
 }
 
 /// The product in a type that OpenBLAS knows.
 template <class T>
 void run(const GemmArgs& g) {
   // Our own loop spreads the tasks; OpenBLAS's threads would split by their number and change the bits.
-  static const bool single_threaded = [] { openblas_set_num_threads(1); return true; }();
+  static const bool single_threaded = [] {
+    openblas_set_num_threads(1);
+    return true;
+  }();
   static_cast<void>(single_threaded);
   const auto* a = static_cast<const T*>(g.a);
   const auto* b = static_cast<const T*>(g.b);
@@ -109,7 +114,8 @@ void run(const GemmArgs& g) {
 
   parallel_for(tasks, grain, [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
-      const int64_t part = task % parts, tile_index = task / parts % (row_tiles * col_tiles), i = task / parts / (row_tiles * col_tiles);
+      const int64_t part = task % parts, tile_index = task / parts % (row_tiles * col_tiles),
+                    i = task / parts / (row_tiles * col_tiles);
       const int64_t r0 = tile_index / col_tiles * tile.rows, j0 = tile_index % col_tiles * tile.cols, k0 = part * tile.depth;
       const int64_t rows = std::min(tile.rows, m - r0), cols = std::min(tile.cols, n - j0), depth = std::min(tile.depth, k - k0);
       const T* a_tile = a + i * g.stride_a + (g.transpose_a ? k0 * g.lda + r0 : r0 * g.lda + k0);
@@ -132,8 +138,10 @@ void run(const GemmArgs& g) {
         for (int64_t j = 0; j < n; ++j) sum[j] += x[j];
       }
       T* y = c + row / m * g.stride_c + row % m * g.ldc;
-      if (beta == T(0)) for (int64_t j = 0; j < n; ++j) y[j] = alpha * sum[j];
-      else for (int64_t j = 0; j < n; ++j) y[j] = alpha * sum[j] + beta * y[j];
+      if (beta == T(0))
+        for (int64_t j = 0; j < n; ++j) y[j] = alpha * sum[j];
+      else
+        for (int64_t j = 0; j < n; ++j) y[j] = alpha * sum[j] + beta * y[j];
     }
   });
 }
@@ -166,7 +174,10 @@ void run_bf16(const GemmArgs& g) {
   h.dtype = h.out_dtype = DType::f32;
   h.a = a.data(), h.lda = std::max<int64_t>(1, a_cols), h.stride_a = a_batch == 1 ? 0 : a_rows * a_cols;
   h.b = b.data(), h.ldb = std::max<int64_t>(1, b_cols), h.stride_b = b_batch == 1 ? 0 : b_rows * b_cols;
-  if (g.out_dtype == DType::f32) { run<float>(h); return; }
+  if (g.out_dtype == DType::f32) {
+    run<float>(h);
+    return;
+  }
 
   const Scratch<float> c(g.batch * g.m * g.n);
   if (g.beta != 0) widen(g.c, c.data(), g.batch, g.m, g.n, g.ldc, g.stride_c);

@@ -9,7 +9,8 @@ namespace flare {
 /// Refuses a product that BLAS would reject or answer with nonsense: both libraries take 32-bit extents and row strides, and
 /// report a bad one late (cuBLAS) or only on stderr (OpenBLAS).
 inline void check_gemm(const GemmArgs& g) {
-  check(g.m >= 0 && g.n >= 0 && g.k >= 0 && g.batch >= 0, "gemm: negative extent: m=", g.m, " n=", g.n, " k=", g.k, " batch=", g.batch);
+  check(g.m >= 0 && g.n >= 0 && g.k >= 0 && g.batch >= 0, "gemm: negative extent: m=", g.m, " n=", g.n, " k=", g.k,
+        " batch=", g.batch);
   constexpr int64_t kMax = std::numeric_limits<int32_t>::max();
   check(std::max({g.m, g.n, g.k, g.batch, g.lda, g.ldb, g.ldc}) <= kMax, "gemm: an extent of m=", g.m, " n=", g.n, " k=", g.k,
         " batch=", g.batch, " or a row stride (", g.lda, ",", g.ldb, ",", g.ldc, ") is above ", kMax);

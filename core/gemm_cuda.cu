@@ -77,8 +77,9 @@ void scale_only(const GemmArgs& g, const Stream& stream) {
   if (g.beta == 1) return;
   const auto element = static_cast<size_t>(size_of(g.out_dtype));
   for (int64_t i = 0; i < g.batch; ++i)
-    cuda_check(cudaMemset2DAsync(static_cast<char*>(g.c) + static_cast<size_t>(i * g.stride_c) * element, static_cast<size_t>(g.ldc) * element, 0,
-                                 static_cast<size_t>(g.n) * element, static_cast<size_t>(g.m), native(stream)),
+    cuda_check(cudaMemset2DAsync(static_cast<char*>(g.c) + static_cast<size_t>(i * g.stride_c) * element,
+                                 static_cast<size_t>(g.ldc) * element, 0, static_cast<size_t>(g.n) * element,
+                                 static_cast<size_t>(g.m), native(stream)),
                "gemm: clearing C");
 }
 
@@ -88,23 +89,25 @@ void gemm_cuda(const GemmArgs& g, Stream& stream) {
   check_gemm(g);
   check(g.dtype == DType::f32 || g.dtype == DType::bf16, "gemm: CUDA takes f32 and bf16, got ", g.dtype, "; use the CPU for f64");
   if (g.m == 0 || g.n == 0 || g.batch == 0) return;
-  if (g.k == 0) { scale_only(g, stream); return; }
+  if (g.k == 0) {
+    scale_only(g, stream);
+    return;
+  }
 
   // cuBLAS is column-major: the row-major C is its C^T = op(B)^T op(A)^T, so the operands swap and nothing is moved.
   const cublasOperation_t op_a = g.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N, op_b = g.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N;
   const auto alpha = static_cast<float>(g.alpha), beta = static_cast<float>(g.beta);
   const cudaDataType_t type = cuda_type(g.dtype), out_type = cuda_type(g.out_dtype);
-  const cublasComputeType_t compute =
-      g.dtype == DType::f32 && tf32_enabled() ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
+  const cublasComputeType_t compute = g.dtype == DType::f32 && tf32_enabled() ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
   const int m = static_cast<int>(g.m), n = static_cast<int>(g.n), k = static_cast<int>(g.k);
   const int lda = static_cast<int>(g.lda), ldb = static_cast<int>(g.ldb), ldc = static_cast<int>(g.ldc);
   cublasHandle_t handle = cublas_handle().on(stream);
-  const cublasStatus_t status =
-      g.batch == 1
-          ? cublasGemmEx(handle, op_b, op_a, n, m, k, &alpha, g.b, type, ldb, g.a, type, lda, &beta, g.c, out_type, ldc, compute,
-                         CUBLAS_GEMM_DEFAULT)
-          : cublasGemmStridedBatchedEx(handle, op_b, op_a, n, m, k, &alpha, g.b, type, ldb, g.stride_b, g.a, type, lda, g.stride_a,
-                                       &beta, g.c, out_type, ldc, g.stride_c, static_cast<int>(g.batch), compute, CUBLAS_GEMM_DEFAULT);
+  const cublasStatus_t status = g.batch == 1
+                                    ? cublasGemmEx(handle, op_b, op_a, n, m, k, &alpha, g.b, type, ldb, g.a, type, lda, &beta, g.c,
+                                                   out_type, ldc, compute, CUBLAS_GEMM_DEFAULT)
+                                    : cublasGemmStridedBatchedEx(handle, op_b, op_a, n, m, k, &alpha, g.b, type, ldb, g.stride_b,
+                                                                 g.a, type, lda, g.stride_a, &beta, g.c, out_type, ldc, g.stride_c,
+                                                                 static_cast<int>(g.batch), compute, CUBLAS_GEMM_DEFAULT);
   if (status != CUBLAS_STATUS_SUCCESS) [[unlikely]]
     throw DeviceError(cat("gemm: cuBLAS failed on m=", g.m, " n=", g.n, " k=", g.k, " batch=", g.batch, " ", g.dtype, ": ",
                           cublasGetStatusName(status), " (", cublasGetStatusString(status), ")"));

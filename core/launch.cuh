@@ -17,7 +17,10 @@ inline void cuda_check(cudaError_t status, const char* what) {
 }
 inline cudaStream_t native(const Stream& stream) { return static_cast<cudaStream_t>(stream.handle); }
 inline bool sync_each_launch() {
-  static const bool on = [] { const char* v = std::getenv("FLARE_SYNC"); return v && v[0] == '1'; }();
+  static const bool on = [] {
+    const char* v = std::getenv("FLARE_SYNC");
+    return v && v[0] == '1';
+  }();
   return on;
 }
 
@@ -31,7 +34,8 @@ template <class... Params, class... Args>
 void launch(const char* name, void (*kernel)(Params...), const LaunchShape& shape, const Stream& stream, Args&&... args) {
   if (shape.grid.x == 0 || shape.grid.y == 0 || shape.grid.z == 0) return;
   if (shape.shared_bytes > 48 * 1024)
-    cuda_check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shape.shared_bytes)), name);
+    cuda_check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shape.shared_bytes)),
+               name);
   kernel<<<shape.grid, shape.block, static_cast<size_t>(shape.shared_bytes), native(stream)>>>(static_cast<Params>(args)...);
   cuda_check(cudaGetLastError(), name);
   if (sync_each_launch()) cuda_check(cudaStreamSynchronize(native(stream)), name);

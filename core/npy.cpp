@@ -51,14 +51,18 @@ class HeaderParser {
   [[noreturn]] void fail(const std::string& what) const {
     throw DataError(cat(name_, ": the .npy header ", what, " (at byte ", at_, "); save the array again with numpy.save"));
   }
-  void skip_space() { while (at_ < text_.size() && (text_[at_] == ' ' || (text_[at_] >= '\t' && text_[at_] <= '\r'))) ++at_; }
+  void skip_space() {
+    while (at_ < text_.size() && (text_[at_] == ' ' || (text_[at_] >= '\t' && text_[at_] <= '\r'))) ++at_;
+  }
   bool accept(char c) {
     skip_space();
     if (at_ == text_.size() || text_[at_] != c) return false;
     ++at_;
     return true;
   }
-  void expect(char c) { if (!accept(c)) fail(cat("should have '", c, "'")); }
+  void expect(char c) {
+    if (!accept(c)) fail(cat("should have '", c, "'"));
+  }
   bool accept_word(std::string_view word) {
     skip_space();
     if (!text_.substr(at_).starts_with(word)) return false;
@@ -120,7 +124,10 @@ void interpret_descr(NpyHeader& h, const std::string& name) {
   if (!code.empty() && code[0] == order) code.remove_prefix(1);
   check<DataError>(!code.starts_with('O'), name,
                    ": holds Python objects, which would need unpickling; save it with a numeric dtype");
-  struct Known { std::string_view code; DType dtype; };
+  struct Known {
+    std::string_view code;
+    DType dtype;
+  };
   constexpr Known kKnown[] = {{"f2", DType::f32}, {"f4", DType::f32}, {"f8", DType::f64}, {"i4", DType::i32},
                               {"i8", DType::i64}, {"u1", DType::u8},  {"b1", DType::u8}};
   for (const Known& known : kKnown) {
@@ -161,7 +168,10 @@ U load(const std::byte* p, bool swap) {
 }
 float decode_half(uint16_t bits) { return half_to_float(bits); }
 uint8_t decode_bool(uint8_t value) { return value != 0; }
-template <class U> U keep_bits(U bits) { return bits; }
+template <class U>
+U keep_bits(U bits) {
+  return bits;
+}
 
 /// Writes all elements in row-major order; Stored is an unsigned integer as wide as a stored element.
 template <class Stored, class Out, class Decode>
@@ -173,7 +183,11 @@ void decode_elements(const std::byte* source, const NpyHeader& h, Out* out, Deco
   }
   Shape step = h.shape, index = h.shape;  // the first axis is contiguous
   int64_t stride = 1;
-  for (int a = 0; a < h.shape.ndim(); ++a) { step[a] = stride; stride *= h.shape[a]; index[a] = 0; }
+  for (int a = 0; a < h.shape.ndim(); ++a) {
+    step[a] = stride;
+    stride *= h.shape[a];
+    index[a] = 0;
+  }
   int64_t at = 0;
   for (int64_t i = 0; i < n; ++i) {
     out[i] = decode(load<Stored>(source + at * static_cast<int64_t>(sizeof(Stored)), h.big_endian));
@@ -189,7 +203,8 @@ void decode_elements(const std::byte* source, const NpyHeader& h, Out* out, Deco
 const char* descr_of(DType dtype) {
   switch (dtype) {
     case DType::f64: return "<f8";
-    case DType::f32: case DType::bf16: return "<f4";
+    case DType::f32:
+    case DType::bf16: return "<f4";
     case DType::i64: return "<i8";
     case DType::i32: return "<i4";
     case DType::u8: return "|u1";

@@ -13,13 +13,13 @@ namespace flare {
 
 /// What the header of a .npy file says, checked against the size of the file.
 struct NpyHeader {
-  std::string descr;            // as written, e.g. "<f4"
-  char kind = 'f';              // f, i, u or b
-  int item_size = 4;            // bytes of one stored element
+  std::string descr;  // as written, e.g. "<f4"
+  char kind = 'f';    // f, i, u or b
+  int item_size = 4;  // bytes of one stored element
   bool big_endian = false;
   bool fortran_order = false;
   Shape shape;
-  DType dtype = DType::f32;     // in memory: f2 is widened to f32, b1 becomes u8
+  DType dtype = DType::f32;  // in memory: f2 is widened to f32, b1 becomes u8
   int64_t data_offset = 0;
 };
 /// Parses and checks the bytes of a whole file; `name` stands in the messages. Refuses object and structured arrays, dtypes other
@@ -43,7 +43,8 @@ class MappedNpy {
   const NpyHeader& header() const { return header_; }
   const void* raw() const { return file_.data() + header_.data_offset; }
   /// Address of element 0; DataError unless T is the dtype.
-  template <class T> const T* data() const {
+  template <class T>
+  const T* data() const {
     check<DataError>(dtype_of<T> == dtype(), path_, ": holds ", dtype(), ", not ", dtype_of<T>);
     return static_cast<const T*>(raw());
   }
@@ -61,7 +62,8 @@ class NpyWriter {
   NpyWriter(const std::string& path, DType dtype, const Shape& row_shape = {});
   /// Appends n_rows * row_shape.numel() elements.
   void append(const void* rows, int64_t n_rows);
-  template <class T> void append(std::span<const T> values) {
+  template <class T>
+  void append(std::span<const T> values) {
     check<DataError>(dtype_of<T> == dtype_, path_, ": rows of ", dtype_of<T>, " appended to an array of ", dtype_);
     check<DataError>(row_numel_ > 0 && static_cast<int64_t>(values.size()) % row_numel_ == 0, path_, ": ", values.size(),
                      " values are not whole rows of ", row_numel_);

@@ -28,13 +28,12 @@ void parallel_for(int64_t n, int64_t grain, const Body& body) {
     const Body& body;
     int64_t n, grain;
   } const work{body, n, grain};
-  run_chunks(
-      (n + grain - 1) / grain,
-      [](const void* context, int64_t c) {
-        const Work& w = *static_cast<const Work*>(context);
-        w.body(c * w.grain, std::min(w.n, (c + 1) * w.grain));
-      },
-      &work);
+  run_chunks((n + grain - 1) / grain,
+             [](const void* context, int64_t c) {
+               const Work& w = *static_cast<const Work*>(context);
+               w.body(c * w.grain, std::min(w.n, (c + 1) * w.grain));
+             },
+             &work);
 }
 
 }  // namespace flare

@@ -11,7 +11,9 @@ namespace flare {
 
 /// Four 32-bit words of Philox4x32-10 for a key (seed) and a 128-bit counter (stream, index): the same on CPU and GPU.
 /// Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC11; the Random123 library.
-struct Philox4 { uint32_t w[4]; };
+struct Philox4 {
+  uint32_t w[4];
+};
 FLARE_HD Philox4 philox(uint64_t seed, uint64_t stream, uint64_t index) {
   r123::Philox4x32 generator;
   r123::Philox4x32::ctr_type counter = {{static_cast<uint32_t>(index), static_cast<uint32_t>(index >> 32),
@@ -31,13 +33,17 @@ class Rng {
     if (position_ % 4 == 0) block_ = philox(seed_, stream_, position_ / 4);
     return block_.w[position_++ % 4];
   }
-  uint64_t next_u64() { const uint64_t hi = next_u32(); return hi << 32 | next_u32(); }
+  uint64_t next_u64() {
+    const uint64_t hi = next_u32();
+    return hi << 32 | next_u32();
+  }
   double uniform() { return static_cast<double>(next_u64() >> 11) * 0x1p-53; }  // [0, 1)
   /// Unbiased integer in [0, n), n >= 1, by rejection.
   uint64_t below(uint64_t n) {
     const uint64_t limit = UINT64_MAX - UINT64_MAX % n;
     uint64_t x;
-    do x = next_u64(); while (x >= limit);
+    do x = next_u64();
+    while (x >= limit);
     return x % n;
   }
   /// Standard normal by Box-Muller; uses two uniforms a call.

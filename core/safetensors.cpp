@@ -89,7 +89,8 @@ class HeaderReader final : public nlohmann::json_sax<nlohmann::json> {
       return true;
     }
     if (place_ != Place::entry || field_ != kDtype) return wrong("a string");
-    for (const StoredType& type : kStoredTypes) if (type.name == text) entries.back().type = &type;
+    for (const StoredType& type : kStoredTypes)
+      if (type.name == text) entries.back().type = &type;
     return entries.back().type ||
            stop(cat(where(), " has dtype ", quoted(text), ", which is not supported; convert it to one of F64 F32 ",
                     "BF16 F16 I64 I32 I16 I8 U8 BOOL"),
@@ -123,7 +124,10 @@ class HeaderReader final : public nlohmann::json_sax<nlohmann::json> {
   enum class Place { start, root, metadata, entry, numbers, end };
   static constexpr int kDtype = 1, kShape = 2, kOffsets = 4;
 
-  bool enter(Place place) { place_ = place; return true; }
+  bool enter(Place place) {
+    place_ = place;
+    return true;
+  }
   bool stop(std::string what, const char* remedy = kRemedy) {
     error = std::move(what) + remedy;
     return false;
@@ -206,7 +210,10 @@ Tensor load_tensor(const Entry& e, const std::byte* source) {
 }
 
 /// The dtype's name in the file and its place in the reference writer's order, which sorts by it downwards.
-struct WrittenType { const char* name; int rank; };
+struct WrittenType {
+  const char* name;
+  int rank;
+};
 WrittenType written_type(DType dtype) {
   switch (dtype) {
     case DType::i64: return {"I64", 5};
@@ -222,15 +229,14 @@ WrittenType written_type(DType dtype) {
 std::string json_string(const std::string& text, const std::string& path) {
   try {
     return nlohmann::json(text).dump();
-  } catch (const nlohmann::json::exception&) {
-    throw DataError(cat(path, ": cannot write ", quoted(text), ": it is not UTF-8"));
-  }
+  } catch (const nlohmann::json::exception&) { throw DataError(cat(path, ": cannot write ", quoted(text), ": it is not UTF-8")); }
 }
 
 }  // namespace
 
 const Tensor* SafeTensors::find(std::string_view name) const {
-  for (const NamedTensor& t : tensors) if (t.name == name) return &t.value;
+  for (const NamedTensor& t : tensors)
+    if (t.name == name) return &t.value;
   return nullptr;
 }
 

@@ -17,8 +17,12 @@ inline constexpr int kMaxDims = 6;
 class Shape {
  public:
   Shape() = default;
-  Shape(std::initializer_list<int64_t> dims) { for (int64_t d : dims) push_back(d); }
-  explicit Shape(std::span<const int64_t> dims) { for (int64_t d : dims) push_back(d); }
+  Shape(std::initializer_list<int64_t> dims) {
+    for (int64_t d : dims) push_back(d);
+  }
+  explicit Shape(std::span<const int64_t> dims) {
+    for (int64_t d : dims) push_back(d);
+  }
 
   int ndim() const { return n_; }
   bool empty() const { return n_ == 0; }
@@ -51,13 +55,17 @@ class Shape {
   Shape strides() const {
     Shape s = *this;
     int64_t step = 1;
-    for (int i = n_ - 1; i >= 0; --i) { s.dims_[i] = step; step *= dims_[i]; }
+    for (int i = n_ - 1; i >= 0; --i) {
+      s.dims_[i] = step;
+      step *= dims_[i];
+    }
     return s;
   }
   Shape without(int i) const {
     const int drop = axis(i);
     Shape s;
-    for (int j = 0; j < n_; ++j) if (j != drop) s.push_back(dims_[j]);
+    for (int j = 0; j < n_; ++j)
+      if (j != drop) s.push_back(dims_[j]);
     return s;
   }
 
@@ -80,7 +88,8 @@ inline Shape broadcast_shape(const Shape& a, const Shape& b, const char* who) {
   for (int i = 0; i < n; ++i) {
     const int ia = i - (n - a.ndim()), ib = i - (n - b.ndim());
     const int64_t da = ia >= 0 ? a[ia] : 1, db = ib >= 0 ? b[ib] : 1;
-    check(da == db || da == 1 || db == 1, who, ": shapes ", a, " and ", b, " do not broadcast (axis ", i, ": ", da, " against ", db, ")");
+    check(da == db || da == 1 || db == 1, who, ": shapes ", a, " and ", b, " do not broadcast (axis ", i, ": ", da, " against ", db,
+          ")");
     out.push_back(da == 1 ? db : da);
   }
   return out;

@@ -51,8 +51,8 @@ Tensor Tensor::view(const Shape& shape, const Shape& strides, int64_t offset) co
     if (shape[i] == 0) has_elements = false;
     (strides[i] >= 0 ? last : first) += (shape[i] - 1) * strides[i];
   }
-  check(!has_elements || (first >= 0 && (last + 1) * size_of(dtype()) <= impl_->storage->bytes), "view: shape ", shape, " with strides ",
-        strides, " and offset ", offset, " leaves the storage of ", impl_->storage->bytes, " bytes");
+  check(!has_elements || (first >= 0 && (last + 1) * size_of(dtype()) <= impl_->storage->bytes), "view: shape ", shape,
+        " with strides ", strides, " and offset ", offset, " leaves the storage of ", impl_->storage->bytes, " bytes");
   Tensor t;
   t.impl_ = std::make_shared<Impl>(*impl_);
   t.impl_->shape = shape;

@@ -54,7 +54,8 @@ class Tensor {
 
   /// Address of element 0; data<T>() checks the dtype.
   void* raw() const { return static_cast<char*>(impl_->storage->data) + impl_->offset * size_of(impl_->dtype); }
-  template <class T> T* data() const {
+  template <class T>
+  T* data() const {
     check(dtype_of<T> == dtype(), "tensor: data<", dtype_of<T>, "> of a ", dtype(), " tensor");
     return static_cast<T*>(raw());
   }
@@ -94,7 +95,7 @@ void accumulate(const Tensor& src, const Tensor& dst);
 /// The tensor itself if contiguous, else a packed copy.
 Tensor contiguous(const Tensor& x);
 Tensor clone(const Tensor& x);
-Tensor cast_to(const Tensor& x, DType dtype);    // x itself when it has that dtype
+Tensor cast_to(const Tensor& x, DType dtype);      // x itself when it has that dtype
 Tensor to_device(const Tensor& x, Device device);  // x itself when it is there
 
 }  // namespace flare

@@ -85,9 +85,7 @@ void read_dataset_json(const std::string& path, DatasetInfo& info, std::map<std:
     info.citation = j.value("citation", "");
     for (const auto& [file, record] : j.at("files").items())
       files[file] = {record.at("bytes").get<int64_t>(), record.at("sha256").get<std::string>()};
-  } catch (const nlohmann::json::exception& e) {
-    throw DataError(cat(path, ": cannot be read: ", quoted(e.what(), 160)));
-  }
+  } catch (const nlohmann::json::exception& e) { throw DataError(cat(path, ": cannot be read: ", quoted(e.what(), 160))); }
   for (const FieldInfo& f : info.fields)
     check<DataError>(!is_token_field(f.name) || info.vocabulary > 0, path, ": has field ", f.name, " but no vocabulary");
 }

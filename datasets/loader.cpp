@@ -81,10 +81,14 @@ struct Loader::Impl {
   int64_t n_samples = 0, n_batches = 0;  // n_batches: an epoch's
   int64_t position = 0;
 
-  std::vector<int64_t> order;            // of epoch `order_epoch`; used by the one thread that builds batches
+  std::vector<int64_t> order;  // of epoch `order_epoch`; used by the one thread that builds batches
   int64_t order_epoch = -1;
 
-  struct Item { int64_t index; Batch batch; std::exception_ptr error; };
+  struct Item {
+    int64_t index;
+    Batch batch;
+    std::exception_ptr error;
+  };
   std::mutex mutex;
   std::condition_variable changed;
   std::deque<Item> ready;
@@ -168,9 +172,7 @@ struct Loader::Impl {
       lock.unlock();
       try {
         item.batch = build(item.index);
-      } catch (...) {
-        item.error = std::current_exception();
-      }
+      } catch (...) { item.error = std::current_exception(); }
       lock.lock();
       if (item.index != next_to_build) continue;  // seek() came in between
       ++next_to_build;

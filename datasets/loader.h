@@ -16,7 +16,7 @@ struct Batch {
   Tensor labels;            // i64 [B]
   Tensor x, y;              // f32 [B,N,...]
   int64_t n_samples = 0;
-  int64_t n_tokens = 0;     // tokens (or points of x) without padding, after truncation
+  int64_t n_tokens = 0;  // tokens (or points of x) without padding, after truncation
   int64_t epoch = 0;
 };
 
@@ -26,8 +26,8 @@ struct LoaderOptions {
   bool shuffle = true;
   uint64_t seed = 0;
   bool drop_last = true;
-  int64_t pad_to = 0;       // fixed N, longer samples are truncated; 0: longest in the batch
-  bool prefetch = true;     // a background thread works a few batches ahead; the batches are the same without
+  int64_t pad_to = 0;    // fixed N, longer samples are truncated; 0: longest in the batch
+  bool prefetch = true;  // a background thread works a few batches ahead; the batches are the same without
 };
 
 /// Batches of one split, epoch after epoch. Batch k depends on k, the options and the data alone: the permutation of an epoch is

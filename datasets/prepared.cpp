@@ -65,7 +65,10 @@ int64_t first_outside(const T* values, int64_t begin, int64_t end, int64_t limit
   for (int64_t b = begin; b < end; b += kBlock) {
     const int64_t e = std::min(end, b + kBlock);
     T low = values[b], high = values[b];
-    for (int64_t i = b; i < e; ++i) { low = std::min(low, values[i]); high = std::max(high, values[i]); }
+    for (int64_t i = b; i < e; ++i) {
+      low = std::min(low, values[i]);
+      high = std::max(high, values[i]);
+    }
     if (low >= 0 && static_cast<int64_t>(high) < limit) continue;
     for (int64_t i = b; i < e; ++i)
       if (values[i] < 0 || static_cast<int64_t>(values[i]) >= limit) return i;
@@ -161,7 +164,8 @@ int64_t PreparedFolder::count(const std::string& split) const {
 }
 
 bool PreparedFolder::has_field(const std::string& field) const {
-  for (const FieldInfo& f : info().fields) if (f.name == field) return true;
+  for (const FieldInfo& f : info().fields)
+    if (f.name == field) return true;
   return false;
 }
 

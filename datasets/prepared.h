@@ -18,7 +18,7 @@ namespace flare {
 struct FieldInfo {
   std::string name;
   DType dtype = DType::f32;
-  Shape shape;          // of one sample, without the ragged axis
+  Shape shape;  // of one sample, without the ragged axis
   bool ragged = false;
 };
 
@@ -30,11 +30,11 @@ struct Normalisation {
 /// What dataset.json says. Zero stands for "does not apply" in vocabulary, n_classes and max_length.
 struct DatasetInfo {
   std::string name;
-  std::string kind;                             // sequence_classification, pair_classification, field_regression
-  std::map<std::string, int64_t> splits;        // samples; set by the writer
-  std::vector<FieldInfo> fields;                // set by the writer
+  std::string kind;                       // sequence_classification, pair_classification, field_regression
+  std::map<std::string, int64_t> splits;  // samples; set by the writer
+  std::vector<FieldInfo> fields;          // set by the writer
   int64_t vocabulary = 0, n_classes = 0, max_length = 0;
-  std::vector<std::string> tokens;              // names of the token ids, where they have any
+  std::vector<std::string> tokens;                     // names of the token ids, where they have any
   std::map<std::string, Normalisation> normalisation;  // by field
   std::string source, licence, citation;
 };
@@ -42,7 +42,7 @@ struct DatasetInfo {
 /// One field of one split, memory-mapped. Sample i owns rows [begin(i), end(i)) of values; a row has field.shape elements.
 struct Column {
   FieldInfo field;
-  std::string file;                             // path of the values, for messages
+  std::string file;  // path of the values, for messages
   int64_t count = 0, row_elements = 1;
   int64_t begin(int64_t i) const { return offsets ? offsets[i] : i * rows_per_sample; }
   int64_t end(int64_t i) const { return offsets ? offsets[i + 1] : (i + 1) * rows_per_sample; }
@@ -52,9 +52,9 @@ struct Column {
   /// Integer element e (i64, i32 or u8), ShapeError for a float field.
   int64_t integer(int64_t e) const;
 
-  int64_t rows_per_sample = 1;                  // of a field with fixed shape: its first extent, 1 for scalars
+  int64_t rows_per_sample = 1;  // of a field with fixed shape: its first extent, 1 for scalars
   const char* bytes = nullptr;
-  const int64_t* offsets = nullptr;             // [count+1] of a ragged field
+  const int64_t* offsets = nullptr;                            // [count+1] of a ragged field
   std::shared_ptr<const MappedNpy> values_file, offsets_file;  // keep the mapping alive
 };
 
@@ -114,9 +114,9 @@ class PreparedWriter {
 /// Label counts and lengths of one split, for `flare data show`.
 struct SplitStatistics {
   int64_t n_samples = 0;
-  std::vector<int64_t> labels;     // count by class; empty without labels
+  std::vector<int64_t> labels;  // count by class; empty without labels
   int64_t majority_class = -1;
-  double majority_share = 0;       // accuracy of always answering the majority class
+  double majority_share = 0;  // accuracy of always answering the majority class
   bool has_lengths = false;
   double mean_length = 0;
   int64_t min_length = 0, q25_length = 0, median_length = 0, q75_length = 0, max_length = 0;

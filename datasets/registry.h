@@ -21,9 +21,9 @@ struct DatasetOption {
 /// A data set that can be generated or prepared. It enters the registry from its own file, so adding one edits no other.
 struct DatasetEntry {
   std::string name, kind, description, licence, citation;
-  std::vector<DatasetOption> options;  // extras that generate understands
-  std::function<void(const GenerateOptions&, const std::string& out_dir)> generate;           // empty: cannot be generated
-  std::function<void(const std::string& source_dir, const std::string& out_dir)> prepare;     // empty: nothing to import
+  std::vector<DatasetOption> options;                                                      // extras that generate understands
+  std::function<void(const GenerateOptions&, const std::string& out_dir)> generate;        // empty: cannot be generated
+  std::function<void(const std::string& source_dir, const std::string& out_dir)> prepare;  // empty: nothing to import
 };
 
 bool register_dataset(DatasetEntry entry);

@@ -42,7 +42,10 @@ Tensor SoftmaxAttention::forward(const Tensor& x, const Tensor& mask, Context& c
   const Tensor qkv = reshape(qkv_proj_.forward(x), {x.size(0), x.size(1), 3 * heads_, width});
   Tensor q = slice(qkv, 2, 0, heads_), k = slice(qkv, 2, heads_, heads_);
   const Tensor v = slice(qkv, 2, 2 * heads_, heads_);
-  if (q_norm_) { q = q_norm_->forward(q); k = k_norm_->forward(k); }
+  if (q_norm_) {
+    q = q_norm_->forward(q);
+    k = k_norm_->forward(k);
+  }
   if (rotary_ != Rotary::none) {
     const auto rotate = [&](const Tensor& t) { return reshape(apply_rotary(reshape(t, x.shape()), heads_, rotary_), t.shape()); };
     q = rotate(q);

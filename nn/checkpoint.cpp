@@ -47,7 +47,8 @@ void load_parameters(const std::vector<NamedTensor>& tensors, const std::string&
   std::vector<std::string> missing, unexpected, misshapen;
   for (const Parameter& p : parameters) {
     const auto found = given.find(p.name);
-    if (found == given.end()) missing.push_back(p.name);
+    if (found == given.end())
+      missing.push_back(p.name);
     else if (found->second->shape() != p.value.shape())
       misshapen.push_back(cat(p.name, " is ", found->second->shape(), " in the file and ", p.value.shape(), " in the model"));
     else if (!is_float(found->second->dtype()))
@@ -56,7 +57,8 @@ void load_parameters(const std::vector<NamedTensor>& tensors, const std::string&
   if (given.size() + missing.size() > parameters.size()) {
     std::unordered_map<std::string, bool> known;
     for (const Parameter& p : parameters) known[p.name] = true;
-    for (const NamedTensor& t : tensors) if (!known.contains(own_name(t.name))) unexpected.push_back(t.name);
+    for (const NamedTensor& t : tensors)
+      if (!known.contains(own_name(t.name))) unexpected.push_back(t.name);
   }
   std::string problem;
   const auto say = [&problem](const char* what, const std::vector<std::string>& names) {

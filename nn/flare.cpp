@@ -8,8 +8,13 @@
 namespace flare {
 
 FlareAttention::FlareAttention(const ModelConfig& config, Rng& rng)
-    : heads_(config.heads), latents_(config.latents), width_(config.channels / config.heads), scale_(attention_scale(config)),
-      attention_dropout_(config.attention_dropout), dropout_(config.dropout), rotary_(rotary_of(config)) {
+    : heads_(config.heads),
+      latents_(config.latents),
+      width_(config.channels / config.heads),
+      scale_(attention_scale(config)),
+      attention_dropout_(config.attention_dropout),
+      dropout_(config.dropout),
+      rotary_(rotary_of(config)) {
   check<ConfigError>(latents_ >= 1, "model.latents: ", latents_, " must be at least 1");
   const int64_t channels = config.channels;
   add_parameter("latent_q", latent_q_, normal_tensor({channels, latents_}, 0.1, rng), config.compat.decays_latents());

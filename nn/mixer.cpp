@@ -35,7 +35,9 @@ Rotary rotary_of(const ModelConfig& config) {
 namespace {
 constexpr double kRopeBase = 10000.0;
 
-struct AngleTables { Tensor cosine, sine; };  // of n · base^(-2i/D), each value twice: [N, 1, D]
+struct AngleTables {
+  Tensor cosine, sine;
+};  // of n · base^(-2i/D), each value twice: [N, 1, D]
 
 AngleTables make_angle_tables(int64_t n, int64_t width, DType dtype, Device device) {
   std::vector<double> cosine(static_cast<size_t>(n * width)), sine(cosine.size());

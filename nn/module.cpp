@@ -37,8 +37,12 @@ void Module::replace(const std::function<Tensor(const Tensor&)>& make) {
   for (const auto& [name, child] : children_) child->replace(make);
 }
 
-void Module::to(Device device) { replace([device](const Tensor& x) { return to_device(x, device); }); }
-void Module::to(DType dtype) { replace([dtype](const Tensor& x) { return cast_to(x, dtype); }); }
+void Module::to(Device device) {
+  replace([device](const Tensor& x) { return to_device(x, device); });
+}
+void Module::to(DType dtype) {
+  replace([dtype](const Tensor& x) { return cast_to(x, dtype); });
+}
 
 Tensor normal_tensor(const Shape& shape, double sigma, Rng& rng) {
   std::vector<float> values(static_cast<size_t>(shape.numel()));

@@ -38,7 +38,11 @@ class Module {
   void add_child(const std::string& name, Module& child);
 
  private:
-  struct Slot { std::string name; Tensor* tensor; bool decay; };
+  struct Slot {
+    std::string name;
+    Tensor* tensor;
+    bool decay;
+  };
   void collect(const std::string& prefix, std::vector<Parameter>& out) const;
   void replace(const std::function<Tensor(const Tensor&)>& make);
   std::vector<Slot> slots_;

@@ -4,7 +4,9 @@ namespace flare {
 
 struct Cast {
   static constexpr const char* name = "cast";
-  struct Attrs { DType to = DType::f32; };
+  struct Attrs {
+    DType to = DType::f32;
+  };
   static constexpr Keep keeps = Keep::nothing;
   static OutSpecs infer(Inputs in, const Attrs& a) {
     check(is_float(in[0].dtype()) && is_float(a.to), "cast: ", in[0].dtype(), " to ", a.to, "; only floating dtypes convert");

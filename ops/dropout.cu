@@ -17,7 +17,8 @@ template <bool kWide, class T>
 __global__ void dropout_kernel(const T* x, const int64_t* rng, T* y, int64_t n, float p, float scale, uint64_t site) {
   const int64_t block = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x, e = block * 4;
   if (e >= n) return;
-  const Philox4 words = philox(static_cast<uint64_t>(rng[0]), dropout_stream(site, static_cast<uint64_t>(rng[1])), static_cast<uint64_t>(block));
+  const Philox4 words =
+      philox(static_cast<uint64_t>(rng[0]), dropout_stream(site, static_cast<uint64_t>(rng[1])), static_cast<uint64_t>(block));
   if (kWide && e + 4 <= n) {
     float v[4];
     load_vec<4>(x + e, v);
@@ -33,12 +34,16 @@ __global__ void dropout_kernel(const T* x, const int64_t* rng, T* y, int64_t n, 
 struct Dropout {
   static constexpr const char* name = "dropout";
   static constexpr auto keeps = Keep::inputs;
-  struct Attrs { double p = 0.5; uint64_t site = 0; };
+  struct Attrs {
+    double p = 0.5;
+    uint64_t site = 0;
+  };
   static OutSpecs infer(Inputs in, const Attrs& a) {
     check(is_float(in[0].dtype()), name, ": needs a floating dtype, got ", in[0].dtype());
     check(a.p >= 0 && a.p < 1, name, ": p must be in [0, 1), got ", a.p);
     check(in[1].defined(), name, ": rng is missing: it must be i64 [2] = {seed, step}");
-    check(in[1].dtype() == DType::i64 && in[1].shape() == Shape{2}, name, ": rng must be i64 [2], got ", in[1].dtype(), " ", in[1].shape());
+    check(in[1].dtype() == DType::i64 && in[1].shape() == Shape{2}, name, ": rng must be i64 [2], got ", in[1].dtype(), " ",
+          in[1].shape());
     return {{in[0].shape(), in[0].dtype()}};
   }
   static void forward_cpu(Inputs in, Outputs out, const Attrs& a) {
@@ -70,8 +75,8 @@ struct Dropout {
       const T* x = in[0].data<T>();
       T* y = out[0].data<T>();
       const bool wide = fits_vec(x, 4, sizeof(T), 4) && fits_vec(y, 4, sizeof(T), 4);
-      launch(name, wide ? dropout_kernel<true, T> : dropout_kernel<false, T>, cover((n + 3) / 4), stream, x, in[1].data<int64_t>(), y, n,
-             static_cast<float>(a.p), static_cast<float>(1 / (1 - a.p)), a.site);
+      launch(name, wide ? dropout_kernel<true, T> : dropout_kernel<false, T>, cover((n + 3) / 4), stream, x, in[1].data<int64_t>(),
+             y, n, static_cast<float>(a.p), static_cast<float>(1 / (1 - a.p)), a.site);
     });
   }
 #endif
@@ -91,6 +96,8 @@ FLARE_REGISTER_OP(Dropout);
 
 }  // namespace
 
-Tensor dropout(const Tensor& x, double p, const Tensor& rng, uint64_t site) { return p == 0 ? x : apply<Dropout>({x, rng}, {p, site}); }
+Tensor dropout(const Tensor& x, double p, const Tensor& rng, uint64_t site) {
+  return p == 0 ? x : apply<Dropout>({x, rng}, {p, site});
+}
 
 }  // namespace flare

@@ -15,7 +15,9 @@ namespace {
 struct EmbeddingBackward {
   static constexpr const char* name = "embedding_backward";
   static constexpr const char* not_differentiable = "second derivatives are not implemented";
-  struct Attrs { int64_t v_count = 0; };
+  struct Attrs {
+    int64_t v_count = 0;
+  };
   static OutSpecs infer(Inputs in, const Attrs& a) { return {{{a.v_count, in[1].size(-1)}, param_dtype(in[1].dtype())}}; }
   static void forward_cpu(Inputs in, Outputs out, const Attrs& a) {
     const int64_t n = in[0].numel(), c = in[1].size(-1);
@@ -48,7 +50,9 @@ struct EmbeddingBackward {
 #endif
   static std::vector<Sample> samples() {
     const auto with = [](int64_t n, int64_t v, int64_t c) {
-      return Sample{cat(n, " tokens of ", v, ", width ", c), {{.kind = InputSpec::index, .shape = {n}, .lo = 0, .hi = double(v)}, {.shape = {n, c}}}, Attrs{v}};
+      return Sample{cat(n, " tokens of ", v, ", width ", c),
+                    {{.kind = InputSpec::index, .shape = {n}, .lo = 0, .hi = double(v)}, {.shape = {n, c}}},
+                    Attrs{v}};
     };
     return {with(9, 4, 5), with(700, 16, 40), with(600, 257, 8), with(300, 2500, 3)};
   }
@@ -58,13 +62,17 @@ FLARE_REGISTER_OP(EmbeddingBackward);
 struct Embedding {
   static constexpr const char* name = "embedding";
   static constexpr auto keeps = Keep::inputs;
-  struct Attrs { std::optional<DType> out_dtype; };  // absent: that of weight
+  struct Attrs {
+    std::optional<DType> out_dtype;
+  };  // absent: that of weight
   static OutSpecs infer(Inputs in, const Attrs& a) {
     const Tensor &tokens = in[0], &weight = in[1];
     check(tokens.dtype() == DType::i64, name, ": tokens must be i64, got ", tokens.dtype());
-    check(is_float(weight.dtype()) && weight.ndim() == 2, name, ": weight must be floating [V,C], got ", weight.dtype(), " ", weight.shape());
+    check(is_float(weight.dtype()) && weight.ndim() == 2, name, ": weight must be floating [V,C], got ", weight.dtype(), " ",
+          weight.shape());
     const DType y = a.out_dtype.value_or(weight.dtype());
-    check(is_float(y) && param_dtype(y) == weight.dtype(), name, ": weight must be ", param_dtype(y), " beside ", y, ", got ", weight.dtype());
+    check(is_float(y) && param_dtype(y) == weight.dtype(), name, ": weight must be ", param_dtype(y), " beside ", y, ", got ",
+          weight.dtype());
     Shape shape = tokens.shape();
     shape.push_back(weight.size(1));
     return {{shape, y}};
@@ -73,7 +81,8 @@ struct Embedding {
     const int64_t n = in[0].numel(), v_count = in[1].size(0), c = in[1].size(1);
     const int64_t* tokens = in[0].data<int64_t>();
     for (int64_t t = 0; t < n; ++t)
-      check<DataError>(tokens[t] >= 0 && tokens[t] < v_count, name, ": token ", tokens[t], " at position ", t, " is outside the vocabulary [0, ", v_count, ")");
+      check<DataError>(tokens[t] >= 0 && tokens[t] < v_count, name, ": token ", tokens[t], " at position ", t,
+                       " is outside the vocabulary [0, ", v_count, ")");
     dispatch_float(out[0].dtype(), name, [&](auto tag) {
       using T = typename decltype(tag)::type;
       using A = acc_t<T>;
@@ -96,8 +105,10 @@ struct Embedding {
   }
   static std::vector<Sample> samples() {
     const auto with = [](Shape tokens, int64_t v, int64_t c) {
-      return Sample{cat(tokens, " of ", v, ", width ", c), {{.kind = InputSpec::index, .shape = tokens, .lo = 0, .hi = double(v)},
-                                                           {.kind = InputSpec::param, .shape = {v, c}}}, Attrs{}};
+      return Sample{
+          cat(tokens, " of ", v, ", width ", c),
+          {{.kind = InputSpec::index, .shape = tokens, .lo = 0, .hi = double(v)}, {.kind = InputSpec::param, .shape = {v, c}}},
+          Attrs{}};
     };
     return {with({3, 7}, 5, 5), with({2, 33}, 16, 32), with({1}, 3, 8), with({600}, 4, 4)};
   }
@@ -106,6 +117,8 @@ FLARE_REGISTER_OP(Embedding);
 
 }  // namespace
 
-Tensor embedding(const Tensor& tokens, const Tensor& weight, DType out_dtype) { return apply<Embedding>({tokens, weight}, {out_dtype}); }
+Tensor embedding(const Tensor& tokens, const Tensor& weight, DType out_dtype) {
+  return apply<Embedding>({tokens, weight}, {out_dtype});
+}
 
 }  // namespace flare

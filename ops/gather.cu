@@ -29,7 +29,8 @@ Around around(const Shape& s, int axis) {
 void check_index(const char* op, const Tensor& x, const Tensor& index, int axis) {
   const int i = axis < 0 ? axis + x.ndim() : axis;
   check(i >= 0 && i < x.ndim(), op, ": axis ", axis, " is outside x ", x.shape());
-  check(index.ndim() == 1 && index.dtype() == DType::i64, op, ": the index must be i64 [K], got ", index.dtype(), " ", index.shape());
+  check(index.ndim() == 1 && index.dtype() == DType::i64, op, ": the index must be i64 [K], got ", index.dtype(), " ",
+        index.shape());
 }
 void check_index_values(const char* op, const Tensor& index, int64_t length) {
   const int64_t* k = index.data<int64_t>();
@@ -43,13 +44,17 @@ constexpr int64_t kGrain = 1 << 14;
 /// The adjoint of gather: gx[…,r,…] = Σ gy[…,k,…] over the k with index[k] = r, in the order of k.
 struct ScatterRows {
   static constexpr const char* name = "scatter_rows";
-  struct Attrs { int axis = 0; int64_t length = 0; };
+  struct Attrs {
+    int axis = 0;
+    int64_t length = 0;
+  };
   static constexpr Keep keeps = Keep::inputs;
 
   static OutSpecs infer(Inputs in, const Attrs& a) {
     check_index(name, in[0], in[1], a.axis);
     check(is_float(in[0].dtype()), name, ": needs a floating dtype, got ", in[0].dtype());
-    check(in[0].size(a.axis) == in[1].numel() && a.length >= 0, name, ": ", in[1].numel(), " indices for axis ", a.axis, " of x ", in[0].shape());
+    check(in[0].size(a.axis) == in[1].numel() && a.length >= 0, name, ": ", in[1].numel(), " indices for axis ", a.axis, " of x ",
+          in[0].shape());
     check(in[1].numel() <= std::numeric_limits<int32_t>::max(), name, ": more than 2^31 indices");
     Shape shape = in[0].shape();
     shape[a.axis] = a.length;
@@ -66,16 +71,17 @@ struct ScatterRows {
       T* gx = out[0].template data<T>();
       const Tensor sums = Tensor::zeros({s.outer, a.length, s.inner}, dtype_of<A>);
       A* sum = sums.template data<A>();
-      parallel_for(s.outer, std::max<int64_t>(1, kGrain / std::max<int64_t>(1, s.length * s.inner)), [&](int64_t begin, int64_t end) {
-        for (int64_t o = begin; o < end; ++o) {
-          for (int64_t k = 0; k < s.length; ++k) {
-            const T* from = gy + (o * s.length + k) * s.inner;
-            A* to = sum + (o * a.length + index[k]) * s.inner;
-            for (int64_t i = 0; i < s.inner; ++i) to[i] += static_cast<A>(from[i]);
-          }
-          for (int64_t i = o * a.length * s.inner; i < (o + 1) * a.length * s.inner; ++i) gx[i] = T(sum[i]);
-        }
-      });
+      parallel_for(s.outer, std::max<int64_t>(1, kGrain / std::max<int64_t>(1, s.length * s.inner)),
+                   [&](int64_t begin, int64_t end) {
+                     for (int64_t o = begin; o < end; ++o) {
+                       for (int64_t k = 0; k < s.length; ++k) {
+                         const T* from = gy + (o * s.length + k) * s.inner;
+                         A* to = sum + (o * a.length + index[k]) * s.inner;
+                         for (int64_t i = 0; i < s.inner; ++i) to[i] += static_cast<A>(from[i]);
+                       }
+                       for (int64_t i = o * a.length * s.inner; i < (o + 1) * a.length * s.inner; ++i) gx[i] = T(sum[i]);
+                     }
+                   });
     });
   }
 #if defined(FLARE_CUDA)
@@ -86,12 +92,13 @@ struct ScatterRows {
     if (n == 0) return;
     // A stable sort groups equal rows and keeps the order of k within a group; the group's first thread adds them up.
     const int count = static_cast<int>(s.length);
-    const Tensor keys = Tensor::empty({s.length}, DType::i64, Device::cuda), order = Tensor::empty({s.length}, DType::i32, Device::cuda);
+    const Tensor keys = Tensor::empty({s.length}, DType::i64, Device::cuda),
+                 order = Tensor::empty({s.length}, DType::i32, Device::cuda);
     const Tensor positions = Tensor::empty({s.length}, DType::i32, Device::cuda);
     launch("scatter_rows", positions_kernel, cover(s.length), stream, positions.data<int32_t>(), s.length);
     const auto sort = [&](void* scratch, size_t& bytes) {
-      cuda_check(cub::DeviceRadixSort::SortPairs(scratch, bytes, in[1].data<int64_t>(), keys.data<int64_t>(), positions.data<int32_t>(),
-                                                 order.data<int32_t>(), count, 0, 64, native(stream)),
+      cuda_check(cub::DeviceRadixSort::SortPairs(scratch, bytes, in[1].data<int64_t>(), keys.data<int64_t>(),
+                                                 positions.data<int32_t>(), order.data<int32_t>(), count, 0, 64, native(stream)),
                  "scatter_rows: sorting the index");
     };
     size_t bytes = 0;
@@ -100,8 +107,8 @@ struct ScatterRows {
     sort(scratch.raw(), bytes);
     dispatch_float_cuda(in[0].dtype(), name, [&](auto tag) {
       using T = typename decltype(tag)::type;
-      launch("scatter_rows", scatter_rows_kernel<T>, cover(n), stream, in[0].template data<T>(), keys.data<int64_t>(), order.data<int32_t>(),
-             out[0].template data<T>(), n, s.length, s.inner, a.length);
+      launch("scatter_rows", scatter_rows_kernel<T>, cover(n), stream, in[0].template data<T>(), keys.data<int64_t>(),
+             order.data<int32_t>(), out[0].template data<T>(), n, s.length, s.inner, a.length);
     });
   }
 #endif
@@ -113,14 +120,18 @@ struct ScatterRows {
     };
     return {{"repeated rows", {{.shape = {5, 3}}, index({2, 0, 2, 2, 3})}, Attrs{0, 4}},
             {"middle axis", {{.shape = {2, 3, 4}}, index({1, 1, 0})}, Attrs{1, 6}},
-            {"many rows", {{.shape = {700, 5}, .differentiable = false}, {.kind = InputSpec::index, .shape = {700}, .lo = 0, .hi = 40}}, Attrs{0, 40}}};
+            {"many rows",
+             {{.shape = {700, 5}, .differentiable = false}, {.kind = InputSpec::index, .shape = {700}, .lo = 0, .hi = 40}},
+             Attrs{0, 40}}};
   }
 };
 FLARE_REGISTER_OP(ScatterRows);
 
 struct Gather {
   static constexpr const char* name = "gather";
-  struct Attrs { int axis = 0; };
+  struct Attrs {
+    int axis = 0;
+  };
   static constexpr Keep keeps = Keep::inputs;
 
   static OutSpecs infer(Inputs in, const Attrs& a) {
@@ -150,8 +161,8 @@ struct Gather {
     const int64_t n = out[0].numel();
     dispatch_any(in[0].dtype(), [&](auto tag) {
       using T = typename decltype(tag)::type;
-      launch("gather", gather_kernel<T>, cover(n), stream, in[0].template data<T>(), in[1].data<int64_t>(), out[0].template data<T>(), n,
-             in[1].numel(), s.length, s.inner);
+      launch("gather", gather_kernel<T>, cover(n), stream, in[0].template data<T>(), in[1].data<int64_t>(),
+             out[0].template data<T>(), n, in[1].numel(), s.length, s.inner);
     });
   }
 #endif
@@ -159,7 +170,9 @@ struct Gather {
     return {apply<ScatterRows>({gy, s.in(1)}, {a.axis, s.in_shape(0)[a.axis]}), {}};
   }
   static std::vector<Sample> samples() {
-    const auto rows = [](int64_t count, double n) { return InputSpec{.kind = InputSpec::index, .shape = {count}, .lo = 0, .hi = n}; };
+    const auto rows = [](int64_t count, double n) {
+      return InputSpec{.kind = InputSpec::index, .shape = {count}, .lo = 0, .hi = n};
+    };
     return {{"rows, repeated", {{.shape = {4, 3}}, rows(9, 4)}, Attrs{0}},
             {"middle axis", {{.shape = {2, 5, 3}}, rows(3, 5)}, Attrs{1}},
             {"last axis", {{.shape = {3, 6}}, rows(4, 6)}, Attrs{-1}},

@@ -22,8 +22,11 @@ int64_t rows_of(const Shape& s) {
 Tensor as_rows(const Tensor& x) { return contiguous(x).viewed_as({rows_of(x.shape()), x.size(-1)}); }
 
 #if defined(FLARE_CUDA)
-template <class T> constexpr int kPack = 16 / static_cast<int>(sizeof(T));
-bool fits_packs(const void* data, int64_t channels, int width) { return channels % width == 0 && reinterpret_cast<uintptr_t>(data) % 16 == 0; }
+template <class T>
+constexpr int kPack = 16 / static_cast<int>(sizeof(T));
+bool fits_packs(const void* data, int64_t channels, int width) {
+  return channels % width == 0 && reinterpret_cast<uintptr_t>(data) % 16 == 0;
+}
 
 template <class T, int kWidth>
 void launch_bias_add(T* y, const float* bias, int64_t rows, int64_t channels, const Stream& stream) {
@@ -47,8 +50,10 @@ void launch_column_sum(const T* x, float* out, int64_t rows, int64_t channels, i
 }
 template <class T>
 void column_sum_rows(const T* x, float* out, int64_t rows, int64_t channels, int64_t row_blocks, const Stream& stream) {
-  if (fits_packs(x, channels, kPack<T>)) launch_column_sum<T, kPack<T>>(x, out, rows, channels, row_blocks, stream);
-  else launch_column_sum<T, 1>(x, out, rows, channels, row_blocks, stream);
+  if (fits_packs(x, channels, kPack<T>))
+    launch_column_sum<T, kPack<T>>(x, out, rows, channels, row_blocks, stream);
+  else
+    launch_column_sum<T, 1>(x, out, rows, channels, row_blocks, stream);
 }
 #endif
 
@@ -61,7 +66,8 @@ struct ColumnSum {
 
   static OutSpecs infer(Inputs in, const Attrs&) {
     const Tensor& x = in[0];
-    check(x.ndim() >= 1 && is_float(x.dtype()), "column_sum: needs a floating tensor with at least one axis, got ", x.dtype(), " ", x.shape());
+    check(x.ndim() >= 1 && is_float(x.dtype()), "column_sum: needs a floating tensor with at least one axis, got ", x.dtype(), " ",
+          x.shape());
     return {{Shape{x.size(-1)}, param_dtype(x.dtype())}};
   }
   static void forward_cpu(Inputs in, Outputs out, const Attrs&) {
@@ -126,12 +132,16 @@ struct Linear {
 
   static OutSpecs infer(Inputs in, const Attrs&) {
     const Tensor &x = in[0], &w = in[1], &bias = in[2];
-    check(x.ndim() >= 1 && is_float(x.dtype()), "linear: x must be floating with at least one axis, got ", x.dtype(), " ", x.shape());
+    check(x.ndim() >= 1 && is_float(x.dtype()), "linear: x must be floating with at least one axis, got ", x.dtype(), " ",
+          x.shape());
     check(w.ndim() == 2, "linear: weight ", w.shape(), " must be [out,in]");
-    check(x.size(-1) == w.size(1), "linear: x ", x.shape(), " and weight ", w.shape(), " disagree on C (", x.size(-1), " vs ", w.size(1), ")");
-    check(w.dtype() == param_dtype(x.dtype()), "linear: beside x of ", x.dtype(), " the weight must be ", param_dtype(x.dtype()), ", got ", w.dtype());
+    check(x.size(-1) == w.size(1), "linear: x ", x.shape(), " and weight ", w.shape(), " disagree on C (", x.size(-1), " vs ",
+          w.size(1), ")");
+    check(w.dtype() == param_dtype(x.dtype()), "linear: beside x of ", x.dtype(), " the weight must be ", param_dtype(x.dtype()),
+          ", got ", w.dtype());
     if (bias) {
-      check(bias.shape() == Shape{w.size(0)}, "linear: bias ", bias.shape(), " and weight ", w.shape(), " disagree on the output width ", w.size(0));
+      check(bias.shape() == Shape{w.size(0)}, "linear: bias ", bias.shape(), " and weight ", w.shape(),
+            " disagree on the output width ", w.size(0));
       check(bias.dtype() == w.dtype(), "linear: bias is ", bias.dtype(), ", weight ", w.dtype());
     }
     Shape shape = x.shape();
@@ -174,8 +184,10 @@ struct Linear {
       using T = typename decltype(tag)::type;
       T* y = out[0].template data<T>();
       if (width == 0) return;
-      if (fits_packs(y, width, kPack<T>)) launch_bias_add<T, kPack<T>>(y, bias, rows, width, stream);
-      else launch_bias_add<T, 1>(y, bias, rows, width, stream);
+      if (fits_packs(y, width, kPack<T>))
+        launch_bias_add<T, kPack<T>>(y, bias, rows, width, stream);
+      else
+        launch_bias_add<T, 1>(y, bias, rows, width, stream);
     });
   }
 #endif
@@ -189,12 +201,14 @@ struct Linear {
   }
   static std::vector<Sample> samples() {
     const auto triple = [](const std::string& label, const Shape& x, int64_t width, bool with_bias, bool strided = false) {
-      const InputSpec bias = with_bias ? InputSpec{.kind = InputSpec::param, .shape = {width}} : InputSpec{.kind = InputSpec::absent, .shape = {}};
-      return Sample{label, {{.shape = x, .transposed = strided}, {.kind = InputSpec::param, .shape = {width, x[-1]}}, bias}, Attrs{}};
+      const InputSpec bias =
+          with_bias ? InputSpec{.kind = InputSpec::param, .shape = {width}} : InputSpec{.kind = InputSpec::absent, .shape = {}};
+      return Sample{
+          label, {{.shape = x, .transposed = strided}, {.kind = InputSpec::param, .shape = {width, x[-1]}}, bias}, Attrs{}};
     };
-    return {triple("batch of tokens", {2, 5, 7}, 3, true), triple("no bias", {4, 6}, 5, false), triple("one token", {1, 1, 9}, 4, true),
-            triple("one vector", {6}, 3, true),            triple("width of 16 bytes", {3, 4, 16}, 24, true),
-            triple("strided x", {2, 6, 5}, 7, true, true)};
+    return {triple("batch of tokens", {2, 5, 7}, 3, true),     triple("no bias", {4, 6}, 5, false),
+            triple("one token", {1, 1, 9}, 4, true),           triple("one vector", {6}, 3, true),
+            triple("width of 16 bytes", {3, 4, 16}, 24, true), triple("strided x", {2, 6, 5}, 7, true, true)};
   }
 };
 FLARE_REGISTER_OP(Linear);

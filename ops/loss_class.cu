@@ -44,16 +44,18 @@ struct CrossEntropyBackward {
     const int64_t rows = in[0].size(0), k = in[0].size(1);
     dispatch_float_cuda(in[0].dtype(), name, [&](auto tag) {
       using T = typename decltype(tag)::type;
-      const CrossEntropySlope<T> value{in[0].data<T>(), in[1].data<int64_t>(), in[2].data<float>(), in[3].data<float>(), k,
-                                       1.0f / static_cast<float>(rows)};
+      const CrossEntropySlope<T> value{
+          in[0].data<T>(), in[1].data<int64_t>(), in[2].data<float>(), in[3].data<float>(), k, 1.0f / static_cast<float>(rows)};
       fill_layout(name, out[0].data<T>(), rows, 1, k, value, fits_vec(in[0].raw(), k, sizeof(T), 4), stream);
     });
   }
 #endif
   static std::vector<Sample> samples() {
     const auto with = [](int64_t rows, int64_t k) {
-      return std::vector<InputSpec>{{.shape = {rows, k}}, {.kind = InputSpec::index, .shape = {rows}, .lo = 0, .hi = double(k)},
-                                    {.kind = InputSpec::param, .shape = {rows}, .lo = 2, .hi = 3}, {.kind = InputSpec::param, .shape = {}, .lo = 1, .hi = 2}};
+      return std::vector<InputSpec>{{.shape = {rows, k}},
+                                    {.kind = InputSpec::index, .shape = {rows}, .lo = 0, .hi = double(k)},
+                                    {.kind = InputSpec::param, .shape = {rows}, .lo = 2, .hi = 3},
+                                    {.kind = InputSpec::param, .shape = {}, .lo = 1, .hi = 2}};
     };
     return {{"ten classes", with(7, 10), Attrs{}}, {"width 40", with(3, 40), Attrs{}}};
   }
@@ -68,8 +70,8 @@ struct CrossEntropy {
     const Tensor &x = in[0], &labels = in[1];
     check(is_float(x.dtype()), name, ": needs floating logits, got ", x.dtype());
     check(x.ndim() == 2 && x.size(0) > 0 && x.size(1) > 0, name, ": logits must be [B,K], both at least 1, got ", x.shape());
-    check(labels.dtype() == DType::i64 && labels.shape() == Shape{x.size(0)}, name, ": labels must be i64 [", x.size(0), "], got ", labels.dtype(),
-          " ", labels.shape());
+    check(labels.dtype() == DType::i64 && labels.shape() == Shape{x.size(0)}, name, ": labels must be i64 [", x.size(0), "], got ",
+          labels.dtype(), " ", labels.shape());
     return {{{}, param_dtype(x.dtype())}, {{x.size(0)}, param_dtype(x.dtype())}};
   }
   static void forward_cpu(Inputs in, Outputs out, const Attrs&) {
@@ -88,16 +90,17 @@ struct CrossEntropy {
           lse[b] = top + log_of(lane_sum<A>(0, k, [&](int64_t i) { return exp_of(static_cast<A>(x[b * k + i]) - top); }));
         }
       });
-      row_sums_cpu<A>(1, rows, [&](int64_t, int64_t b) { return lse[b] - static_cast<A>(x[b * k + labels[b]]); },
-                      [&](int64_t, double total) { *out[0].data<A>() = static_cast<A>(total / static_cast<double>(rows)); });
+      row_sums_cpu<A>(
+          1, rows, [&](int64_t, int64_t b) { return lse[b] - static_cast<A>(x[b * k + labels[b]]); },
+          [&](int64_t, double total) { *out[0].data<A>() = static_cast<A>(total / static_cast<double>(rows)); });
     });
   }
 #if defined(FLARE_CUDA)
   static void forward_cuda(Inputs in, Outputs out, const Attrs&, Stream& stream) {
     dispatch_float_cuda(in[0].dtype(), name, [&](auto tag) {
       using T = typename decltype(tag)::type;
-      cross_entropy_cuda(name, in[0].data<T>(), in[1].data<int64_t>(), out[0].data<float>(), out[1].data<float>(), in[0].size(0), in[0].size(1),
-                         stream);
+      cross_entropy_cuda(name, in[0].data<T>(), in[1].data<int64_t>(), out[0].data<float>(), out[1].data<float>(), in[0].size(0),
+                         in[0].size(1), stream);
     });
   }
 #endif
@@ -109,8 +112,11 @@ struct CrossEntropy {
       return std::vector<InputSpec>{{.shape = {rows, k}, .lo = -2, .hi = 2, .transposed = transposed},
                                     {.kind = InputSpec::index, .shape = {rows}, .lo = 0, .hi = double(k)}};
     };
-    return {{"ten classes", with(7, 10), Attrs{}}, {"one sample", with(1, 3), Attrs{}}, {"width 40", with(9, 40), Attrs{}},
-            {"transposed", with(5, 6, true), Attrs{}}, {"300 samples", with(300, 2), Attrs{}}};
+    return {{"ten classes", with(7, 10), Attrs{}},
+            {"one sample", with(1, 3), Attrs{}},
+            {"width 40", with(9, 40), Attrs{}},
+            {"transposed", with(5, 6, true), Attrs{}},
+            {"300 samples", with(300, 2), Attrs{}}};
   }
 };
 FLARE_REGISTER_OP(CrossEntropy);
@@ -145,8 +151,11 @@ struct BceBackward {
   }
 #endif
   static std::vector<Sample> samples() {
-    return {{"seven", {{.shape = {7}, .lo = -3, .hi = 3}, {.kind = InputSpec::index, .shape = {7}, .lo = 0, .hi = 2},
-                       {.kind = InputSpec::param, .shape = {}, .lo = 1, .hi = 2}}, Attrs{}}};
+    return {{"seven",
+             {{.shape = {7}, .lo = -3, .hi = 3},
+              {.kind = InputSpec::index, .shape = {7}, .lo = 0, .hi = 2},
+              {.kind = InputSpec::param, .shape = {}, .lo = 1, .hi = 2}},
+             Attrs{}}};
   }
 };
 FLARE_REGISTER_OP(BceBackward);
@@ -158,9 +167,10 @@ struct BceWithLogits {
   static OutSpecs infer(Inputs in, const Attrs&) {
     const Tensor &x = in[0], &labels = in[1];
     check(is_float(x.dtype()), name, ": needs floating logits, got ", x.dtype());
-    check((x.ndim() == 1 || (x.ndim() == 2 && x.size(1) == 1)) && x.size(0) > 0, name, ": logits must be [B] or [B,1], got ", x.shape());
-    check(labels.dtype() == DType::i64 && labels.shape() == Shape{x.size(0)}, name, ": labels must be i64 [", x.size(0), "], got ", labels.dtype(),
-          " ", labels.shape());
+    check((x.ndim() == 1 || (x.ndim() == 2 && x.size(1) == 1)) && x.size(0) > 0, name, ": logits must be [B] or [B,1], got ",
+          x.shape());
+    check(labels.dtype() == DType::i64 && labels.shape() == Shape{x.size(0)}, name, ": labels must be i64 [", x.size(0), "], got ",
+          labels.dtype(), " ", labels.shape());
     return {{{}, param_dtype(x.dtype())}};
   }
   static void forward_cpu(Inputs in, Outputs out, const Attrs&) {
@@ -171,10 +181,13 @@ struct BceWithLogits {
       using T = typename decltype(tag)::type;
       using A = acc_t<T>;
       const T* x = in[0].data<T>();
-      row_sums_cpu<A>(1, n, [&](int64_t, int64_t i) {
-        const A v = static_cast<A>(x[i]);
-        return std::max(v, A(0)) - v * static_cast<A>(labels[i]) + std::log1p(std::exp(-std::abs(v)));
-      }, [&](int64_t, double total) { *out[0].data<A>() = static_cast<A>(total / static_cast<double>(n)); });
+      row_sums_cpu<A>(
+          1, n,
+          [&](int64_t, int64_t i) {
+            const A v = static_cast<A>(x[i]);
+            return std::max(v, A(0)) - v * static_cast<A>(labels[i]) + std::log1p(std::exp(-std::abs(v)));
+          },
+          [&](int64_t, double total) { *out[0].data<A>() = static_cast<A>(total / static_cast<double>(n)); });
     });
   }
 #if defined(FLARE_CUDA)
@@ -182,8 +195,8 @@ struct BceWithLogits {
     const int64_t n = in[0].numel();
     dispatch_float_cuda(in[0].dtype(), name, [&](auto tag) {
       using T = typename decltype(tag)::type;
-      reduce_rows<1>(name, 1, n, BceTerm<T>{in[0].data<T>(), in[1].data<int64_t>()}, WriteTimes{out[0].data<float>(), 1.0f / static_cast<float>(n)},
-                     stream);
+      reduce_rows<1>(name, 1, n, BceTerm<T>{in[0].data<T>(), in[1].data<int64_t>()},
+                     WriteTimes{out[0].data<float>(), 1.0f / static_cast<float>(n)}, stream);
     });
   }
 #endif
@@ -206,8 +219,8 @@ struct CorrectCount {
     const Tensor &x = in[0], &labels = in[1];
     check(is_float(x.dtype()), name, ": needs floating logits, got ", x.dtype());
     check(x.ndim() == 1 || (x.ndim() == 2 && x.size(1) > 0), name, ": logits must be [B,K] or [B], got ", x.shape());
-    check(labels.dtype() == DType::i64 && labels.shape() == Shape{x.size(0)}, name, ": labels must be i64 [", x.size(0), "], got ", labels.dtype(),
-          " ", labels.shape());
+    check(labels.dtype() == DType::i64 && labels.shape() == Shape{x.size(0)}, name, ": labels must be i64 [", x.size(0), "], got ",
+          labels.dtype(), " ", labels.shape());
     return {{{}, DType::i64}};
   }
   static void forward_cpu(Inputs in, Outputs out, const Attrs&) {
@@ -227,7 +240,10 @@ struct CorrectCount {
           A best = 0;
           for (int64_t i = 0; i < k; ++i) {
             const A v = static_cast<A>(x[b * k + i]);
-            if (v == v && (guess < 0 || v > best)) { best = v; guess = i; }
+            if (v == v && (guess < 0 || v > best)) {
+              best = v;
+              guess = i;
+            }
           }
         }
         correct += guess >= 0 && guess == labels[b];
@@ -239,8 +255,8 @@ struct CorrectCount {
   static void forward_cuda(Inputs in, Outputs out, const Attrs&, Stream& stream) {
     dispatch_float_cuda(in[0].dtype(), name, [&](auto tag) {
       using T = typename decltype(tag)::type;
-      launch(name, correct_count_kernel<T>, {dim3(1), dim3(512)}, stream, in[0].data<T>(), in[1].data<int64_t>(), out[0].data<int64_t>(),
-             in[0].size(0), width(in[0].shape()));
+      launch(name, correct_count_kernel<T>, {dim3(1), dim3(512)}, stream, in[0].data<T>(), in[1].data<int64_t>(),
+             out[0].data<int64_t>(), in[0].size(0), width(in[0].shape()));
     });
   }
 #endif

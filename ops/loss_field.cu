@@ -15,8 +15,8 @@ constexpr const char* kNoSecond = "second derivatives are not implemented";
 
 void check_pair(const char* name, const Tensor& pred, const Tensor& target) {
   check(is_float(pred.dtype()), name, ": needs a floating dtype, got ", pred.dtype());
-  check(pred.shape() == target.shape() && pred.dtype() == target.dtype(), name, ": pred ", pred.dtype(), " ", pred.shape(), " and target ",
-        target.dtype(), " ", target.shape(), " differ");
+  check(pred.shape() == target.shape() && pred.dtype() == target.dtype(), name, ": pred ", pred.dtype(), " ", pred.shape(),
+        " and target ", target.dtype(), " ", target.shape(), " differ");
   check(pred.numel() > 0, name, ": nothing to average in ", pred.shape());
 }
 
@@ -45,7 +45,8 @@ struct MseBackward {
     dispatch_float_cuda(in[0].dtype(), name, [&](auto tag) {
       using T = typename decltype(tag)::type;
       const SquaredErrorSlope<T> value{in[0].data<T>(), in[1].data<T>(), in[2].data<float>(), 2.0f / static_cast<float>(n)};
-      fill_layout(name, out[0].data<T>(), 1, 1, n, value, fits_vec(in[0].raw(), n, sizeof(T), 4) && fits_vec(in[1].raw(), n, sizeof(T), 4), stream);
+      fill_layout(name, out[0].data<T>(), 1, 1, n, value,
+                  fits_vec(in[0].raw(), n, sizeof(T), 4) && fits_vec(in[1].raw(), n, sizeof(T), 4), stream);
     });
   }
 #endif
@@ -69,8 +70,13 @@ struct Mse {
       using T = typename decltype(tag)::type;
       using A = acc_t<T>;
       const T *p = in[0].data<T>(), *t = in[1].data<T>();
-      row_sums_cpu<A>(1, n, [&](int64_t, int64_t i) { const A d = static_cast<A>(p[i]) - static_cast<A>(t[i]); return d * d; },
-                      [&](int64_t, double total) { *out[0].data<A>() = static_cast<A>(total / static_cast<double>(n)); });
+      row_sums_cpu<A>(
+          1, n,
+          [&](int64_t, int64_t i) {
+            const A d = static_cast<A>(p[i]) - static_cast<A>(t[i]);
+            return d * d;
+          },
+          [&](int64_t, double total) { *out[0].data<A>() = static_cast<A>(total / static_cast<double>(n)); });
     });
   }
 #if defined(FLARE_CUDA)
@@ -78,8 +84,8 @@ struct Mse {
     const int64_t n = in[0].numel();
     dispatch_float_cuda(in[0].dtype(), name, [&](auto tag) {
       using T = typename decltype(tag)::type;
-      reduce_rows<1>(name, 1, n, SquaredError<T>{in[0].data<T>(), in[1].data<T>()}, WriteTimes{out[0].data<float>(), 1.0f / static_cast<float>(n)},
-                     stream);
+      reduce_rows<1>(name, 1, n, SquaredError<T>{in[0].data<T>(), in[1].data<T>()},
+                     WriteTimes{out[0].data<float>(), 1.0f / static_cast<float>(n)}, stream);
     });
   }
 #endif
@@ -129,16 +135,26 @@ struct RelativeL2Backward {
     const int64_t rows = in[0].size(0), n = in[0].numel() / rows, width = in[2] ? n / in[2].size(1) : 1;
     dispatch_float_cuda(in[0].dtype(), name, [&](auto tag) {
       using T = typename decltype(tag)::type;
-      const RelativeSlope<kOfTarget, T> value{in[0].data<T>(), in[1].data<T>(), optional_mask(in[2]), in[3].data<float>(), in[4].data<float>(),
-                                              in[5].data<float>(), n, width, 1.0f / static_cast<float>(rows)};
-      fill_layout(name, out[0].data<T>(), rows, 1, n, value, fits_vec(in[0].raw(), n, sizeof(T), 4) && fits_vec(in[1].raw(), n, sizeof(T), 4), stream);
+      const RelativeSlope<kOfTarget, T> value{in[0].data<T>(),
+                                              in[1].data<T>(),
+                                              optional_mask(in[2]),
+                                              in[3].data<float>(),
+                                              in[4].data<float>(),
+                                              in[5].data<float>(),
+                                              n,
+                                              width,
+                                              1.0f / static_cast<float>(rows)};
+      fill_layout(name, out[0].data<T>(), rows, 1, n, value,
+                  fits_vec(in[0].raw(), n, sizeof(T), 4) && fits_vec(in[1].raw(), n, sizeof(T), 4), stream);
     });
   }
 #endif
   static std::vector<Sample> samples() {
-    const InputSpec one{.kind = InputSpec::param, .shape = {2}, .lo = 1, .hi = 2}, gy{.kind = InputSpec::param, .shape = {}, .lo = 1, .hi = 2};
-    return {{"masked", {{.shape = {2, 5, 3}}, {.shape = {2, 5, 3}}, {.kind = InputSpec::mask, .shape = {2, 5}}, one, one, gy}, Attrs{}},
-            {"all tokens", {{.shape = {2, 8}}, {.shape = {2, 8}}, {.kind = InputSpec::absent, .shape = {}}, one, one, gy}, Attrs{}}};
+    const InputSpec one{.kind = InputSpec::param, .shape = {2}, .lo = 1, .hi = 2},
+        gy{.kind = InputSpec::param, .shape = {}, .lo = 1, .hi = 2};
+    return {
+        {"masked", {{.shape = {2, 5, 3}}, {.shape = {2, 5, 3}}, {.kind = InputSpec::mask, .shape = {2, 5}}, one, one, gy}, Attrs{}},
+        {"all tokens", {{.shape = {2, 8}}, {.shape = {2, 8}}, {.kind = InputSpec::absent, .shape = {}}, one, one, gy}, Attrs{}}};
   }
 };
 FLARE_REGISTER_OP(RelativeL2Backward<false>);
@@ -153,8 +169,8 @@ struct RelativeL2 {
     check_pair(name, pred, in[1]);
     check(pred.ndim() >= 1, name, ": pred must be [B,...], got ", pred.shape());
     if (mask)
-      check(pred.ndim() >= 2 && mask.dtype() == DType::u8 && mask.shape() == Shape{pred.size(0), pred.size(1)}, name, ": mask must be u8 [B,N] of pred ",
-            pred.shape(), ", got ", mask.dtype(), " ", mask.shape());
+      check(pred.ndim() >= 2 && mask.dtype() == DType::u8 && mask.shape() == Shape{pred.size(0), pred.size(1)}, name,
+            ": mask must be u8 [B,N] of pred ", pred.shape(), ", got ", mask.dtype(), " ", mask.shape());
     const DType a = param_dtype(pred.dtype());
     return {{{}, a}, {{pred.size(0)}, a}, {{pred.size(0)}, a}};
   }
@@ -167,17 +183,24 @@ struct RelativeL2 {
       const T *p = in[0].data<T>(), *t = in[1].data<T>();
       A *error = out[1].data<A>(), *size = out[2].data<A>();
       const auto keeps_element = [&](int64_t at) { return !mask || mask[at / width]; };
-      row_sums_cpu<A>(rows, n, [&](int64_t b, int64_t i) {
-        const int64_t at = b * n + i;
-        const A d = static_cast<A>(p[at]) - static_cast<A>(t[at]);
-        return keeps_element(at) ? d * d : A(0);
-      }, [&](int64_t b, double total) { error[b] = static_cast<A>(sqrt_of(total)); });
-      row_sums_cpu<A>(rows, n, [&](int64_t b, int64_t i) {
-        const A u = static_cast<A>(t[b * n + i]);
-        return keeps_element(b * n + i) ? u * u : A(0);
-      }, [&](int64_t b, double total) { size[b] = static_cast<A>(sqrt_of(total)); });
+      row_sums_cpu<A>(
+          rows, n,
+          [&](int64_t b, int64_t i) {
+            const int64_t at = b * n + i;
+            const A d = static_cast<A>(p[at]) - static_cast<A>(t[at]);
+            return keeps_element(at) ? d * d : A(0);
+          },
+          [&](int64_t b, double total) { error[b] = static_cast<A>(sqrt_of(total)); });
+      row_sums_cpu<A>(
+          rows, n,
+          [&](int64_t b, int64_t i) {
+            const A u = static_cast<A>(t[b * n + i]);
+            return keeps_element(b * n + i) ? u * u : A(0);
+          },
+          [&](int64_t b, double total) { size[b] = static_cast<A>(sqrt_of(total)); });
       double total = 0;
-      for (int64_t b = 0; b < rows; ++b) if (size[b] > 0) total += static_cast<double>(error[b]) / static_cast<double>(size[b]);
+      for (int64_t b = 0; b < rows; ++b)
+        if (size[b] > 0) total += static_cast<double>(error[b]) / static_cast<double>(size[b]);
       *out[0].data<A>() = static_cast<A>(total / static_cast<double>(rows));
     });
   }
@@ -190,7 +213,8 @@ struct RelativeL2 {
       reduce_rows<2>(name, rows, n, RelativeTerm<T>{in[0].data<T>(), in[1].data<T>(), optional_mask(in[2]), n, width},
                      WriteNorms{out[1].data<float>(), out[2].data<float>(), ratio.data<float>()}, stream);
     });
-    reduce_rows<1>(name, 1, rows, PlainTerm{ratio.data<float>()}, WriteTimes{out[0].data<float>(), 1.0f / static_cast<float>(rows)}, stream);
+    reduce_rows<1>(name, 1, rows, PlainTerm{ratio.data<float>()}, WriteTimes{out[0].data<float>(), 1.0f / static_cast<float>(rows)},
+                   stream);
   }
 #endif
   static Grads vjp(const Saved& s, const Tensor& gy, const Attrs&) {
@@ -203,14 +227,23 @@ struct RelativeL2 {
   static std::vector<Sample> samples() {
     const auto with = [](Shape x, bool masked, bool differentiable = true) {
       std::vector<InputSpec> in{{.shape = x, .differentiable = differentiable}, {.shape = x, .differentiable = differentiable}};
-      if (masked) in.push_back({.kind = InputSpec::mask, .shape = {x[0], x[1]}});
-      else in.push_back({.kind = InputSpec::absent, .shape = {}});
+      if (masked)
+        in.push_back({.kind = InputSpec::mask, .shape = {x[0], x[1]}});
+      else
+        in.push_back({.kind = InputSpec::absent, .shape = {}});
       return in;
     };
-    return {{"fields", with({3, 7, 2}, false), Attrs{}}, {"masked", with({2, 9, 3}, true), Attrs{}}, {"one sample", with({1, 8}, false), Attrs{}},
-            {"scalars", with({5}, false), Attrs{}}, {"masked scalars", with({2, 12}, true), Attrs{}}, {"split", with({2, 1500, 2}, true, false), Attrs{}},
-            {"a sample without tokens", {{.shape = {2, 3, 4}}, {.shape = {2, 3, 4}}, {.kind = InputSpec::values, .shape = {2, 3}, .fixed = {0, 0, 0, 1, 0, 1},
-                                                                                      .fixed_dtype = DType::u8}}, Attrs{}}};
+    return {{"fields", with({3, 7, 2}, false), Attrs{}},
+            {"masked", with({2, 9, 3}, true), Attrs{}},
+            {"one sample", with({1, 8}, false), Attrs{}},
+            {"scalars", with({5}, false), Attrs{}},
+            {"masked scalars", with({2, 12}, true), Attrs{}},
+            {"split", with({2, 1500, 2}, true, false), Attrs{}},
+            {"a sample without tokens",
+             {{.shape = {2, 3, 4}},
+              {.shape = {2, 3, 4}},
+              {.kind = InputSpec::values, .shape = {2, 3}, .fixed = {0, 0, 0, 1, 0, 1}, .fixed_dtype = DType::u8}},
+             Attrs{}}};
   }
 };
 FLARE_REGISTER_OP(RelativeL2);

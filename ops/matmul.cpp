@@ -62,18 +62,21 @@ Tensor as_matrix(const Tensor& x) {
 
 struct Matmul {
   static constexpr const char* name = "matmul";
-  struct Attrs { bool transpose_a = false, transpose_b = false, unrounded = false; };
+  struct Attrs {
+    bool transpose_a = false, transpose_b = false, unrounded = false;
+  };
   static constexpr Keep keeps = Keep::inputs;
   static constexpr bool takes_strided = true;
 
   static OutSpecs infer(Inputs in, const Attrs& at) {
     const Tensor &a = in[0], &b = in[1];
     check(a.ndim() >= 2 && b.ndim() >= 2, "matmul: a ", a.shape(), " and b ", b.shape(), " need at least two axes each");
-    check(a.dtype() == b.dtype() && is_float(a.dtype()), "matmul: needs two tensors of one floating dtype, got ", a.dtype(), " and ", b.dtype());
+    check(a.dtype() == b.dtype() && is_float(a.dtype()), "matmul: needs two tensors of one floating dtype, got ", a.dtype(),
+          " and ", b.dtype());
     const int64_t m = a.size(at.transpose_a ? -1 : -2), k = a.size(at.transpose_a ? -2 : -1);
     const int64_t k_b = b.size(at.transpose_b ? -1 : -2), n = b.size(at.transpose_b ? -2 : -1);
-    check(k == k_b, "matmul: a ", a.shape(), at.transpose_a ? " transposed" : "", " and b ", b.shape(), at.transpose_b ? " transposed" : "",
-          " disagree on k (", k, " vs ", k_b, ")");
+    check(k == k_b, "matmul: a ", a.shape(), at.transpose_a ? " transposed" : "", " and b ", b.shape(),
+          at.transpose_b ? " transposed" : "", " disagree on k (", k, " vs ", k_b, ")");
     Shape shape = broadcast_shape(leading(a.shape()), leading(b.shape()), "matmul");
     shape.push_back(m);
     shape.push_back(n);
@@ -150,7 +153,8 @@ struct Matmul {
   }
 
   static std::vector<Sample> samples() {
-    const auto pair = [](const std::string& label, const Shape& a, const Shape& b, Attrs at = {}, bool strided_a = false, bool strided_b = false) {
+    const auto pair = [](const std::string& label, const Shape& a, const Shape& b, Attrs at = {}, bool strided_a = false,
+                         bool strided_b = false) {
       return Sample{label, {{.shape = a, .transposed = strided_a}, {.shape = b, .transposed = strided_b}}, at};
     };
     return {pair("one element", {1, 1}, {1, 1}),

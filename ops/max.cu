@@ -10,7 +10,8 @@ namespace flare {
 namespace {
 
 /// Whether candidate (v, i) replaces the best so far (b, j); index -1 is nothing. NaN wins, then the larger, then the first.
-template <class A> FLARE_HD bool replaces(A v, int64_t i, A b, int64_t j) {
+template <class A>
+FLARE_HD bool replaces(A v, int64_t i, A b, int64_t j) {
   if (i < 0 || j < 0) return j < 0 && i >= 0;
   const bool v_nan = v != v, b_nan = b != b;
   if (v_nan != b_nan) return v_nan;
@@ -29,25 +30,38 @@ __global__ void max_rows_kernel(const T* x, const uint8_t* mask, T* y, int64_t* 
   for (int64_t i = threadIdx.x; i < n; i += blockDim.x) {
     if (mask && !mask[row * n + i]) continue;
     const float v = static_cast<float>(x[row * n + i]);
-    if (replaces(v, i, best, at)) { best = v; at = i; }
+    if (replaces(v, i, best, at)) {
+      best = v;
+      at = i;
+    }
   }
   for (int step = kWarp / 2; step > 0; step /= 2) {
     const float v = __shfl_xor_sync(0xffffffffu, best, step);
     const int64_t i = __shfl_xor_sync(0xffffffffu, at, step);
-    if (replaces(v, i, best, at)) { best = v; at = i; }
+    if (replaces(v, i, best, at)) {
+      best = v;
+      at = i;
+    }
   }
-  if (threadIdx.x % kWarp == 0) { best_of_warp[threadIdx.x / kWarp] = best; at_of_warp[threadIdx.x / kWarp] = at; }
+  if (threadIdx.x % kWarp == 0) {
+    best_of_warp[threadIdx.x / kWarp] = best;
+    at_of_warp[threadIdx.x / kWarp] = at;
+  }
   __syncthreads();
   if (threadIdx.x != 0) return;
   for (unsigned w = 1; w < blockDim.x / kWarp; ++w)
-    if (replaces(best_of_warp[w], at_of_warp[w], best, at)) { best = best_of_warp[w]; at = at_of_warp[w]; }
+    if (replaces(best_of_warp[w], at_of_warp[w], best, at)) {
+      best = best_of_warp[w];
+      at = at_of_warp[w];
+    }
   y[row] = static_cast<T>(best);
   index[row] = at;
 }
 
 /// The same for inner > 1. Grid: one block an (outer, tile of 32 columns). Block: 32 x 32; row ty takes r = ty, ty+32, ...
 template <class T>
-__global__ void max_columns_kernel(const T* x, const uint8_t* mask, T* y, int64_t* index, int64_t reduce, int64_t inner, int64_t n_tiles) {
+__global__ void max_columns_kernel(const T* x, const uint8_t* mask, T* y, int64_t* index, int64_t reduce, int64_t inner,
+                                   int64_t n_tiles) {
   __shared__ float best_of_row[kWarp][kWarp];
   __shared__ int64_t at_of_row[kWarp][kWarp];
   const int64_t o = blockIdx.x / n_tiles, i = blockIdx.x % n_tiles * kWarp + threadIdx.x;
@@ -58,7 +72,10 @@ __global__ void max_columns_kernel(const T* x, const uint8_t* mask, T* y, int64_
     for (int64_t r = threadIdx.y; r < reduce; r += kWarp) {
       if (mask && !mask[o * reduce + r]) continue;
       const float v = static_cast<float>(x[(o * reduce + r) * inner + i]);
-      if (replaces(v, r, best, at)) { best = v; at = r; }
+      if (replaces(v, r, best, at)) {
+        best = v;
+        at = r;
+      }
     }
   }
   best_of_row[threadIdx.y][threadIdx.x] = best;
@@ -68,17 +85,22 @@ __global__ void max_columns_kernel(const T* x, const uint8_t* mask, T* y, int64_
   for (int r = 1; r < kWarp; ++r) {
     const float v = best_of_row[r][threadIdx.x];
     const int64_t j = at_of_row[r][threadIdx.x];
-    if (replaces(v, j, best, at)) { best = v; at = j; }
+    if (replaces(v, j, best, at)) {
+      best = v;
+      at = j;
+    }
   }
   y[o * inner + i] = static_cast<T>(best);
   index[o * inner + i] = at;
 }
 
-template <class T> struct AtIndex {
+template <class T>
+struct AtIndex {
   const T* gy;
   const int64_t* index;
   int64_t inner;
-  template <int kVec> __device__ void operator()(int64_t o, int64_t r, int64_t i, float (&v)[kVec]) const {
+  template <int kVec>
+  __device__ void operator()(int64_t o, int64_t r, int64_t i, float (&v)[kVec]) const {
     load_vec<kVec>(gy + o * inner + i, v);
     for (int j = 0; j < kVec; ++j) v[j] = index[o * inner + i + j] == r ? v[j] : 0.0f;
   }
@@ -89,7 +111,10 @@ template <class T> struct AtIndex {
 struct MaxBackward {
   static constexpr const char* name = "max_backward";
   static constexpr const char* not_differentiable = "second derivatives are not implemented";
-  struct Attrs { Shape shape; int64_t outer = 1, reduce = 1, inner = 1; };
+  struct Attrs {
+    Shape shape;
+    int64_t outer = 1, reduce = 1, inner = 1;
+  };
   static OutSpecs infer(Inputs in, const Attrs& a) { return {{a.shape, in[0].dtype()}}; }
   static void forward_cpu(Inputs in, Outputs out, const Attrs& a) {
     const int64_t* index = in[1].data<int64_t>();
@@ -112,8 +137,9 @@ struct MaxBackward {
   }
 #endif
   static std::vector<Sample> samples() {
-    return {{"rows", {{.shape = {5}}, {.kind = InputSpec::index, .shape = {5}, .lo = -1, .hi = 7}}, Attrs{{5, 7}, 5, 7, 1}},
-            {"columns", {{.shape = {2, 8}}, {.kind = InputSpec::index, .shape = {2, 8}, .lo = 0, .hi = 3}}, Attrs{{2, 3, 8}, 2, 3, 8}}};
+    return {
+        {"rows", {{.shape = {5}}, {.kind = InputSpec::index, .shape = {5}, .lo = -1, .hi = 7}}, Attrs{{5, 7}, 5, 7, 1}},
+        {"columns", {{.shape = {2, 8}}, {.kind = InputSpec::index, .shape = {2, 8}, .lo = 0, .hi = 3}}, Attrs{{2, 3, 8}, 2, 3, 8}}};
   }
 };
 FLARE_REGISTER_OP(MaxBackward);
@@ -123,7 +149,10 @@ template <bool kMasked>
 struct MaxOver {
   static constexpr const char* name = kMasked ? "masked_max" : "max";
   static constexpr auto keeps = Keep::outputs;
-  struct Attrs { int axis = 0; bool keepdim = false; };
+  struct Attrs {
+    int axis = 0;
+    bool keepdim = false;
+  };
   static MaxBackward::Attrs layout_of(const Shape& x, const Attrs& a) {
     MaxBackward::Attrs l{x};
     for (int i = 0; i < x.ndim(); ++i) (i < a.axis ? l.outer : i == a.axis ? l.reduce : l.inner) *= x[i];
@@ -141,8 +170,10 @@ struct MaxOver {
             ": mask must be u8 [", x.size(0), ",", x.size(1), "], got ", mask.dtype(), " ", mask.shape());
     }
     Shape y = x.shape();
-    if (a.keepdim) y[a.axis] = 1;
-    else y = y.without(a.axis);
+    if (a.keepdim)
+      y[a.axis] = 1;
+    else
+      y = y.without(a.axis);
     return {{y, x.dtype()}, {y, DType::i64}};
   }
   static const uint8_t* mask_of(Inputs in) {
@@ -171,7 +202,10 @@ struct MaxOver {
             const T* row = x + (o * l.reduce + r) * l.inner + i0;
             for (int64_t i = 0; i < width; ++i) {
               const A v = static_cast<A>(row[i]);
-              if (replaces(v, r, best[i], at[i])) { best[i] = v; at[i] = r; }
+              if (replaces(v, r, best[i], at[i])) {
+                best[i] = v;
+                at[i] = r;
+              }
             }
           }
           for (int64_t i = 0; i < width; ++i) {
@@ -209,15 +243,19 @@ struct MaxOver {
   }
   static std::vector<Sample> samples() {
     if constexpr (kMasked) {
-      const auto with = [](Shape x) { return std::vector<InputSpec>{{.shape = x}, {.kind = InputSpec::mask, .shape = {x[0], x[1]}}}; };
+      const auto with = [](Shape x) {
+        return std::vector<InputSpec>{{.shape = x}, {.kind = InputSpec::mask, .shape = {x[0], x[1]}}};
+      };
       auto transposed = with({2, 6, 5});
       transposed[0].transposed = true;
       return {{"odd", with({3, 7, 5}), Attrs{1}},
               {"one token", with({2, 1, 8}), Attrs{1}},
               {"width 1", with({2, 40, 1}), Attrs{1}},
               {"transposed", transposed, Attrs{1}},
-              {"a sample without tokens", {{.shape = {2, 3, 4}}, {.kind = InputSpec::values, .shape = {2, 3}, .fixed = {0, 0, 0, 1, 0, 1},
-                                                                  .fixed_dtype = DType::u8}}, Attrs{1}}};
+              {"a sample without tokens",
+               {{.shape = {2, 3, 4}},
+                {.kind = InputSpec::values, .shape = {2, 3}, .fixed = {0, 0, 0, 1, 0, 1}, .fixed_dtype = DType::u8}},
+               Attrs{1}}};
     } else {
       return {{"last axis", {{.shape = {5, 33}}}, Attrs{1}},
               {"middle axis, kept", {{.shape = {3, 7, 8}}}, Attrs{1, true}},

@@ -60,7 +60,9 @@ struct NormBackward {
         A* to = out[1 + which].data<A>();
         for (int64_t i = 0; i < c; ++i) {
           double total = 0;
-          for (int64_t p = 0; p < n_parts; ++p) total += static_cast<double>(parts[(static_cast<size_t>(p) * 2 + which) * static_cast<size_t>(c) + static_cast<size_t>(i)]);
+          for (int64_t p = 0; p < n_parts; ++p)
+            total +=
+                static_cast<double>(parts[(static_cast<size_t>(p) * 2 + which) * static_cast<size_t>(c) + static_cast<size_t>(i)]);
           to[i] = static_cast<A>(total);
         }
       }
@@ -79,7 +81,8 @@ struct NormBackward {
 #endif
   static std::vector<Sample> samples() {
     std::vector<Sample> out;
-    for (const auto& [label, x] : {std::pair<const char*, Shape>{"width 5", {3, 7, 5}}, {"width 32", {40, 32}}, {"width 200", {33, 200}}}) {
+    for (const auto& [label, x] :
+         {std::pair<const char*, Shape>{"width 5", {3, 7, 5}}, {"width 32", {40, 32}}, {"width 200", {33, 200}}}) {
       const int64_t c = x[-1], rows = x.numel() / c;
       std::vector<InputSpec> in{{.shape = x}, {.kind = InputSpec::param, .shape = {c}}};
       if (kCentered) in.push_back({.kind = InputSpec::param, .shape = {rows}, .lo = -0.1, .hi = 0.1});
@@ -97,15 +100,17 @@ struct Norm {
   static constexpr const char* name = kCentered ? "layer_norm" : "rms_norm";
   static constexpr auto keeps = Keep::both;
   static constexpr size_t kRstd = kCentered ? 2 : 1;
-  struct Attrs { double eps = 1e-5; };
+  struct Attrs {
+    double eps = 1e-5;
+  };
   static OutSpecs infer(Inputs in, const Attrs&) {
     const Tensor& x = in[0];
     check(is_float(x.dtype()), name, ": needs a floating dtype, got ", x.dtype());
     check(x.ndim() >= 1 && x.size(-1) > 0, name, ": x must be [...,C] with C > 0, got ", x.shape());
     const DType param = param_dtype(x.dtype());
     for (size_t i = 1; i < in.size(); ++i)
-      check(in[i].shape() == Shape{x.size(-1)} && in[i].dtype() == param, name, ": ", i == 1 ? "weight" : "bias", " must be ", param, " [",
-            x.size(-1), "] for x ", x.dtype(), " ", x.shape(), ", got ", in[i].dtype(), " ", in[i].shape());
+      check(in[i].shape() == Shape{x.size(-1)} && in[i].dtype() == param, name, ": ", i == 1 ? "weight" : "bias", " must be ",
+            param, " [", x.size(-1), "] for x ", x.dtype(), " ", x.shape(), ", got ", in[i].dtype(), " ", in[i].shape());
     const Shape rows = x.shape().without(-1);
     OutSpecs out{{x.shape(), x.dtype()}, {rows, param}};
     if (kCentered) out.push_back({rows, param});
@@ -124,13 +129,19 @@ struct Norm {
         for (int64_t row = begin; row < end; ++row) {
           const T* xr = x + row * c;
           A mu = 0;
-          if constexpr (kCentered) mean[row] = mu = lane_sum<A>(0, c, [&](int64_t i) { return static_cast<A>(xr[i]); }) / static_cast<A>(c);
-          const A squares = lane_sum<A>(0, c, [&](int64_t i) { const A d = static_cast<A>(xr[i]) - mu; return d * d; });
+          if constexpr (kCentered)
+            mean[row] = mu = lane_sum<A>(0, c, [&](int64_t i) { return static_cast<A>(xr[i]); }) / static_cast<A>(c);
+          const A squares = lane_sum<A>(0, c, [&](int64_t i) {
+            const A d = static_cast<A>(xr[i]) - mu;
+            return d * d;
+          });
           const A r = rstd[row] = A(1) / sqrt_of(squares / static_cast<A>(c) + static_cast<A>(a.eps));
           for (int64_t i = 0; i < c; ++i) {
             const A h = (static_cast<A>(xr[i]) - mu) * r * weight[i];
-            if constexpr (kCentered) y[row * c + i] = static_cast<T>(h + bias[i]);
-            else y[row * c + i] = static_cast<T>(h);
+            if constexpr (kCentered)
+              y[row * c + i] = static_cast<T>(h + bias[i]);
+            else
+              y[row * c + i] = static_cast<T>(h);
           }
         }
       });
@@ -160,8 +171,9 @@ struct Norm {
   }
   static std::vector<Sample> samples() {
     const auto with = [](Shape x, bool transposed = false, bool differentiable = true) {
-      std::vector<InputSpec> in{{.shape = x, .differentiable = differentiable, .transposed = transposed},
-                                {.kind = InputSpec::param, .shape = {x[-1]}, .lo = 0.5, .hi = 1.5, .differentiable = differentiable}};
+      std::vector<InputSpec> in{
+          {.shape = x, .differentiable = differentiable, .transposed = transposed},
+          {.kind = InputSpec::param, .shape = {x[-1]}, .lo = 0.5, .hi = 1.5, .differentiable = differentiable}};
       if (kCentered) in.push_back({.kind = InputSpec::param, .shape = {x[-1]}, .differentiable = differentiable});
       return in;
     };
@@ -184,7 +196,9 @@ FLARE_REGISTER_OP(NormBackward<false>);
 
 }  // namespace
 
-Tensor layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, double eps) { return apply<LayerNorm>({x, weight, bias}, {eps}); }
+Tensor layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, double eps) {
+  return apply<LayerNorm>({x, weight, bias}, {eps});
+}
 Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps) { return apply<RmsNorm>({x, weight}, {eps}); }
 
 }  // namespace flare

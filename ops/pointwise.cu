@@ -48,41 +48,67 @@ FLARE_HD void broadcast_offsets(const BroadcastLayout& l, int64_t i, int64_t& ox
     oy += r * l.y[axis];
     i = q;
   }
-  if (l.n) { ox += i * l.x[0]; oy += i * l.y[0]; }
+  if (l.n) {
+    ox += i * l.x[0];
+    oy += i * l.y[0];
+  }
 }
 
 // The three elementwise bodies. Arithmetic is in acc_t<T>: double for f64, float for f32 and bf16.
-template <class Op> struct UnaryForward {
+template <class Op>
+struct UnaryForward {
   static constexpr bool kBroadcasts = false;
   static constexpr int kOperands = 1;
-  template <class A> FLARE_HD static A at(A x, A) { return Op::forward(x); }
-};
-/// first: the saved x (or y when the op keeps its output); second: gy.
-template <class Op> struct UnaryBackward {
-  static constexpr bool kBroadcasts = false;
-  static constexpr int kOperands = 2;
-  template <class A> FLARE_HD static A at(A saved, A gy) {
-    if constexpr (Op::needs_output) return gy * Op::derivative(saved, saved);
-    else return gy * Op::derivative(saved, Op::forward(saved));
+  template <class A>
+  FLARE_HD static A at(A x, A) {
+    return Op::forward(x);
   }
 };
-template <class Op> struct BinaryForward {
-  static constexpr bool kBroadcasts = true;
+/// first: the saved x (or y when the op keeps its output); second: gy.
+template <class Op>
+struct UnaryBackward {
+  static constexpr bool kBroadcasts = false;
   static constexpr int kOperands = 2;
-  template <class A> FLARE_HD static A at(A x, A y) { return Op::forward(x, y); }
+  template <class A>
+  FLARE_HD static A at(A saved, A gy) {
+    if constexpr (Op::needs_output)
+      return gy * Op::derivative(saved, saved);
+    else
+      return gy * Op::derivative(saved, Op::forward(saved));
+  }
 };
-template <class Op> struct PartialX {
+template <class Op>
+struct BinaryForward {
   static constexpr bool kBroadcasts = true;
   static constexpr int kOperands = 2;
-  template <class A> FLARE_HD static A at(A x, A y) { return Op::dx(x, y); }
+  template <class A>
+  FLARE_HD static A at(A x, A y) {
+    return Op::forward(x, y);
+  }
 };
-template <class Op> struct PartialY {
+template <class Op>
+struct PartialX {
   static constexpr bool kBroadcasts = true;
   static constexpr int kOperands = 2;
-  template <class A> FLARE_HD static A at(A x, A y) { return Op::dy(x, y); }
+  template <class A>
+  FLARE_HD static A at(A x, A y) {
+    return Op::dx(x, y);
+  }
+};
+template <class Op>
+struct PartialY {
+  static constexpr bool kBroadcasts = true;
+  static constexpr int kOperands = 2;
+  template <class A>
+  FLARE_HD static A at(A x, A y) {
+    return Op::dy(x, y);
+  }
 };
 
-template <class T> FLARE_HD T rounded(acc_t<T> v) { return static_cast<T>(v); }
+template <class T>
+FLARE_HD T rounded(acc_t<T> v) {
+  return static_cast<T>(v);
+}
 
 #if defined(FLARE_CUDA)
 /// Broadcast operands. Grid: ceil(n/256) blocks of 256; a thread owns one output element.
@@ -100,7 +126,9 @@ template <class Body, class T>
 __global__ void packed_kernel(const T* x, const T* y, T* out, bool aligned, int64_t n) {
   using A = acc_t<T>;
   constexpr int kWidth = 16 / sizeof(T);
-  struct alignas(16) Pack { T v[kWidth]; };
+  struct alignas(16) Pack {
+    T v[kWidth];
+  };
   const int64_t first = (blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x) * kWidth;
   if (aligned && first + kWidth <= n) {
     const Pack px = *reinterpret_cast<const Pack*>(x + first);
@@ -148,7 +176,8 @@ void run(const char* name, const Tensor& x, const Tensor& y, const Tensor& out) 
             int64_t ox, oy;
             broadcast_offsets(l, row * inner, ox, oy);
             T* o = po + row * inner;
-            for (int64_t i = 0; i < inner; ++i) o[i] = rounded<T>(Body::at(static_cast<A>(px[ox + i * step_x]), static_cast<A>(py[oy + i * step_y])));
+            for (int64_t i = 0; i < inner; ++i)
+              o[i] = rounded<T>(Body::at(static_cast<A>(px[ox + i * step_x]), static_cast<A>(py[oy + i * step_y])));
           }
         });
       }
@@ -173,8 +202,12 @@ void run(const char* name, const Tensor& x, const Tensor& y, const Tensor& out) 
 }
 
 /// A registered unary op and, as an op of its own, its backward pass.
-template <class F> struct UnaryGrad {
-  static const char* op_name() { static const std::string n = std::string(F::name) + "_backward"; return n.c_str(); }
+template <class F>
+struct UnaryGrad {
+  static const char* op_name() {
+    static const std::string n = std::string(F::name) + "_backward";
+    return n.c_str();
+  }
   static Tensor compute(const Tensor& saved, const Tensor& gy) {
     const Tensor a = contiguous(saved), b = contiguous(gy), out = Tensor::empty(gy.shape(), gy.dtype(), gy.device());
     run<UnaryBackward<F>>(op_name(), a, b, out);
@@ -182,7 +215,8 @@ template <class F> struct UnaryGrad {
   }
 };
 
-template <class F> struct Unary {
+template <class F>
+struct Unary {
   static constexpr const char* name = F::name;
   struct Attrs {};
   static constexpr Keep keeps = F::needs_output ? Keep::outputs : Keep::inputs;
@@ -192,7 +226,9 @@ template <class F> struct Unary {
   }
   static void forward_cpu(Inputs in, Outputs out, const Attrs&) { run<UnaryForward<F>>(name, in[0], {}, out[0]); }
   static void forward_cuda(Inputs in, Outputs out, const Attrs&, Stream&) { run<UnaryForward<F>>(name, in[0], {}, out[0]); }
-  static Grads vjp(const Saved& s, const Tensor& gy, const Attrs&) { return {UnaryGrad<F>::compute(F::needs_output ? s.out() : s.in(0), gy)}; }
+  static Grads vjp(const Saved& s, const Tensor& gy, const Attrs&) {
+    return {UnaryGrad<F>::compute(F::needs_output ? s.out() : s.in(0), gy)};
+  }
   static std::vector<Sample> samples() {
     return {{"[7,33]", {{.shape = {7, 33}, .lo = F::lo, .hi = F::hi}}, Attrs{}},
             {"[3,5] transposed", {{.shape = {3, 5}, .lo = F::lo, .hi = F::hi, .transposed = true}}, Attrs{}},
@@ -200,14 +236,15 @@ template <class F> struct Unary {
   }
 };
 
-template <class F> struct Binary {
+template <class F>
+struct Binary {
   static constexpr const char* name = F::name;
   struct Attrs {};
   static constexpr Keep keeps = Keep::inputs;
   static OutSpecs infer(Inputs in, const Attrs&) {
     check(in[0].defined() && in[1].defined(), name, ": needs two tensors");
-    check(is_float(in[0].dtype()) && in[0].dtype() == in[1].dtype(), name, ": needs two tensors of one floating dtype, got ", in[0].dtype(),
-          " and ", in[1].dtype());
+    check(is_float(in[0].dtype()) && in[0].dtype() == in[1].dtype(), name, ": needs two tensors of one floating dtype, got ",
+          in[0].dtype(), " and ", in[1].dtype());
     return {{broadcast_shape(in[0].shape(), in[1].shape(), name), in[0].dtype()}};
   }
   static void forward_cpu(Inputs in, Outputs out, const Attrs&) { run<BinaryForward<F>>(name, in[0], in[1], out[0]); }
@@ -217,19 +254,18 @@ template <class F> struct Binary {
   }
   static std::vector<Sample> samples() {
     const auto pair = [](Shape x, Shape y, bool transposed = false) {
-      return std::vector<InputSpec>{{.shape = x, .lo = F::lo, .hi = F::hi, .transposed = transposed}, {.shape = y, .lo = F::lo, .hi = F::hi}};
+      return std::vector<InputSpec>{{.shape = x, .lo = F::lo, .hi = F::hi, .transposed = transposed},
+                                    {.shape = y, .lo = F::lo, .hi = F::hi}};
     };
-    return {{"same", pair({5, 33}, {5, 33}), Attrs{}},
-            {"row", pair({2, 5, 7}, {7}), Attrs{}},
-            {"column", pair({4, 6}, {4, 1}), Attrs{}},
-            {"both stretch", pair({3, 1, 4}, {2, 1}), Attrs{}},
-            {"scalar", pair({3, 4}, {}), Attrs{}},
-            {"transposed", pair({3, 4}, {3, 4}, true), Attrs{}}};
+    return {{"same", pair({5, 33}, {5, 33}), Attrs{}}, {"row", pair({2, 5, 7}, {7}), Attrs{}},
+            {"column", pair({4, 6}, {4, 1}), Attrs{}}, {"both stretch", pair({3, 1, 4}, {2, 1}), Attrs{}},
+            {"scalar", pair({3, 4}, {}), Attrs{}},     {"transposed", pair({3, 4}, {3, 4}, true), Attrs{}}};
   }
 
  private:
   /// gy · ∂f summed down to the shape of the operand.
-  template <class Partial> static Tensor side(const Saved& s, const Tensor& gy, size_t i) {
+  template <class Partial>
+  static Tensor side(const Saved& s, const Tensor& gy, size_t i) {
     if constexpr (std::is_same_v<F, Add>) return sum_to(gy, s.in_shape(i));
     if constexpr (std::is_same_v<F, Sub>) return sum_to(i == 0 ? gy : neg(gy), s.in_shape(i));
     const Tensor x = contiguous(s.in(0)), y = contiguous(s.in(1)), partial = Tensor::empty(gy.shape(), gy.dtype(), gy.device());
@@ -240,7 +276,9 @@ template <class F> struct Binary {
 
 struct Affine {
   static constexpr const char* name = "affine";
-  struct Attrs { double a = 1, b = 0; };
+  struct Attrs {
+    double a = 1, b = 0;
+  };
   static constexpr Keep keeps = Keep::nothing;
   static OutSpecs infer(Inputs in, const Attrs&) {
     check(is_float(in[0].dtype()), "affine: needs a floating dtype, got ", in[0].dtype());
@@ -268,19 +306,30 @@ struct Affine {
 #endif
   static Grads vjp(const Saved&, const Tensor& gy, const Attrs& at) { return {affine(gy, at.a)}; }
   static std::vector<Sample> samples() {
-    return {{"2x-1", {{.shape = {5, 9}}}, Attrs{2, -1}}, {"-x/3 transposed", {{.shape = {5, 3}, .transposed = true}}, Attrs{-1.0 / 3, 0}}};
+    return {{"2x-1", {{.shape = {5, 9}}}, Attrs{2, -1}},
+            {"-x/3 transposed", {{.shape = {5, 3}, .transposed = true}}, Attrs{-1.0 / 3, 0}}};
   }
 };
 FLARE_REGISTER_OP(Affine);
 
 using UnaryFunction = Tensor (*)(const Tensor&);
 using BinaryFunction = Tensor (*)(const Tensor&, const Tensor&);
-template <class... F> std::vector<UnaryFunction> unary_table(OpList<F...>) { return {[](const Tensor& x) { return apply<Unary<F>>({x}); }...}; }
-template <class... F> std::vector<BinaryFunction> binary_table(OpList<F...>) {
+template <class... F>
+std::vector<UnaryFunction> unary_table(OpList<F...>) {
+  return {[](const Tensor& x) { return apply<Unary<F>>({x}); }...};
+}
+template <class... F>
+std::vector<BinaryFunction> binary_table(OpList<F...>) {
   return {[](const Tensor& x, const Tensor& y) { return apply<Binary<F>>({x, y}); }...};
 }
-template <class... F> bool register_unary(OpList<F...>) { return (register_op(entry_of<Unary<F>>()) && ...); }
-template <class... F> bool register_binary(OpList<F...>) { return (register_op(entry_of<Binary<F>>()) && ...); }
+template <class... F>
+bool register_unary(OpList<F...>) {
+  return (register_op(entry_of<Unary<F>>()) && ...);
+}
+template <class... F>
+bool register_binary(OpList<F...>) {
+  return (register_op(entry_of<Binary<F>>()) && ...);
+}
 [[maybe_unused]] const bool unary_registered = register_unary(UnaryOps{});
 [[maybe_unused]] const bool binary_registered = register_binary(BinaryOps{});
 

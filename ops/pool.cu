@@ -20,12 +20,14 @@ struct WriteInverse {
   float* y;
   __device__ void operator()(int64_t b, const float (&sums)[1]) const { y[b] = sums[0] > 0 ? 1 / sums[0] : 0.0f; }
 };
-template <class T> struct MaskedSpread {
+template <class T>
+struct MaskedSpread {
   const T* gy;
   const uint8_t* mask;
   const float* inverse;
   int64_t n, c;
-  template <int kVec> __device__ void operator()(int64_t b, int64_t token, int64_t i, float (&v)[kVec]) const {
+  template <int kVec>
+  __device__ void operator()(int64_t b, int64_t token, int64_t i, float (&v)[kVec]) const {
     const float scale = mask[b * n + token] ? inverse[b] : 0.0f;
     load_vec<kVec>(gy + b * c + i, v);
     for (int j = 0; j < kVec; ++j) v[j] = scale != 0 ? v[j] * scale : 0.0f;
@@ -66,8 +68,12 @@ struct MaskedMeanBackward {
   }
 #endif
   static std::vector<Sample> samples() {
-    return {{"width 5", {{.shape = {2, 5}}, {.kind = InputSpec::mask, .shape = {2, 7}}, {.kind = InputSpec::param, .shape = {2}}}, Attrs{}},
-            {"width 8", {{.shape = {3, 8}}, {.kind = InputSpec::mask, .shape = {3, 33}}, {.kind = InputSpec::param, .shape = {3}}}, Attrs{}}};
+    return {{"width 5",
+             {{.shape = {2, 5}}, {.kind = InputSpec::mask, .shape = {2, 7}}, {.kind = InputSpec::param, .shape = {2}}},
+             Attrs{}},
+            {"width 8",
+             {{.shape = {3, 8}}, {.kind = InputSpec::mask, .shape = {3, 33}}, {.kind = InputSpec::param, .shape = {3}}},
+             Attrs{}}};
   }
 };
 FLARE_REGISTER_OP(MaskedMeanBackward);
@@ -93,10 +99,12 @@ struct MaskedMean {
       using A = acc_t<T>;
       A* inverse = out[1].data<A>();
       T* y = out[0].data<T>();
-      row_sums_cpu<A>(in[0].size(0), n, [&](int64_t b, int64_t i) { return A(mask[b * n + i] ? 1 : 0); },
-                      [&](int64_t b, double count) { inverse[b] = count > 0 ? static_cast<A>(1 / count) : A(0); });
-      axis_sums_cpu(in[0].data<T>(), mask, in[0].size(0), n, c,
-                    [&](int64_t b, int64_t i, double total) { y[b * c + i] = static_cast<T>(total * static_cast<double>(inverse[b])); });
+      row_sums_cpu<A>(
+          in[0].size(0), n, [&](int64_t b, int64_t i) { return A(mask[b * n + i] ? 1 : 0); },
+          [&](int64_t b, double count) { inverse[b] = count > 0 ? static_cast<A>(1 / count) : A(0); });
+      axis_sums_cpu(in[0].data<T>(), mask, in[0].size(0), n, c, [&](int64_t b, int64_t i, double total) {
+        y[b * c + i] = static_cast<T>(total * static_cast<double>(inverse[b]));
+      });
     });
   }
 #if defined(FLARE_CUDA)
@@ -115,7 +123,9 @@ struct MaskedMean {
     return {apply<MaskedMeanBackward>({gy, s.in(1), s.out(1)}), {}};
   }
   static std::vector<Sample> samples() {
-    const auto with = [](Shape x) { return std::vector<InputSpec>{{.shape = x}, {.kind = InputSpec::mask, .shape = {x[0], x[1]}}}; };
+    const auto with = [](Shape x) {
+      return std::vector<InputSpec>{{.shape = x}, {.kind = InputSpec::mask, .shape = {x[0], x[1]}}};
+    };
     auto transposed = with({2, 6, 5});
     transposed[0].transposed = true;
     auto long_one = with({2, 1500, 8});
@@ -125,8 +135,10 @@ struct MaskedMean {
             {"width 1", with({2, 9, 1}), Attrs{}},
             {"transposed", transposed, Attrs{}},
             {"split over tokens", long_one, Attrs{}},
-            {"a sample without tokens", {{.shape = {2, 3, 4}}, {.kind = InputSpec::values, .shape = {2, 3}, .fixed = {0, 0, 0, 1, 0, 1},
-                                                                .fixed_dtype = DType::u8}}, Attrs{}}};
+            {"a sample without tokens",
+             {{.shape = {2, 3, 4}},
+              {.kind = InputSpec::values, .shape = {2, 3}, .fixed = {0, 0, 0, 1, 0, 1}, .fixed_dtype = DType::u8}},
+             Attrs{}}};
   }
 };
 FLARE_REGISTER_OP(MaskedMean);

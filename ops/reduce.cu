@@ -10,7 +10,9 @@ namespace flare {
 namespace {
 
 /// x seen as [outer, reduce, inner].
-struct Layout { int64_t outer = 1, reduce = 1, inner = 1; };
+struct Layout {
+  int64_t outer = 1, reduce = 1, inner = 1;
+};
 
 Layout layout_of(const Shape& x, int first, int count) {
   Layout l;
@@ -19,21 +21,25 @@ Layout layout_of(const Shape& x, int first, int count) {
 }
 
 #if defined(FLARE_CUDA)
-template <class T> struct RowTerm {
+template <class T>
+struct RowTerm {
   const T* x;
   int64_t n;
   __device__ void operator()(int64_t row, int64_t i, float (&sums)[1]) const { sums[0] += static_cast<float>(x[row * n + i]); }
 };
-template <class T> struct WriteScaled {
+template <class T>
+struct WriteScaled {
   T* y;
   float scale;
   __device__ void operator()(int64_t row, const float (&sums)[1]) const { y[row] = static_cast<T>(sums[0] * scale); }
 };
-template <class T> struct SpreadValue {
+template <class T>
+struct SpreadValue {
   const T* x;
   int64_t inner;
   float scale;
-  template <int kVec> __device__ void operator()(int64_t o, int64_t, int64_t i, float (&v)[kVec]) const {
+  template <int kVec>
+  __device__ void operator()(int64_t o, int64_t, int64_t i, float (&v)[kVec]) const {
     load_vec<kVec>(x + o * inner + i, v);
     for (int j = 0; j < kVec; ++j) v[j] *= scale;
   }
@@ -43,7 +49,11 @@ template <class T> struct SpreadValue {
 /// y[o,r,i] = scale·x[o,i]: the adjoint of a sum over an axis.
 struct Spread {
   static constexpr const char* name = "spread";
-  struct Attrs { Shape shape; int first = 0, count = 1; double scale = 1; };
+  struct Attrs {
+    Shape shape;
+    int first = 0, count = 1;
+    double scale = 1;
+  };
   static constexpr auto keeps = Keep::nothing;
   static OutSpecs infer(Inputs in, const Attrs& a) {
     check(is_float(in[0].dtype()), "spread: needs a floating dtype, got ", in[0].dtype());
@@ -89,7 +99,10 @@ struct Spread {
 FLARE_REGISTER_OP(Spread);
 
 /// Sum (times `scale`) or mean over `count` neighbouring axes from `first`; `kept` extents of 1 stay in their place.
-struct ReduceAttrs { int first = 0, count = 1, kept = 0; double scale = 1; };
+struct ReduceAttrs {
+  int first = 0, count = 1, kept = 0;
+  double scale = 1;
+};
 
 template <bool kMean>
 struct SumOrMean {
@@ -161,7 +174,9 @@ Grads Spread::vjp(const Saved& s, const Tensor& gy, const Attrs& a) {
 /// Sums runs of neighbouring stretched axes, last run first so that earlier axis numbers stay valid.
 struct SumTo {
   static constexpr const char* name = "sum_to";
-  struct Attrs { Shape shape; };
+  struct Attrs {
+    Shape shape;
+  };
   static Tensor compose(Inputs in, const Attrs& a) {
     Tensor x = in[0];
     const Shape from = x.shape(), &to = a.shape;

@@ -52,8 +52,9 @@ template <class T, class Write>
 void axis_sums_cpu(const T* x, const uint8_t* mask, int64_t outer, int64_t reduce, int64_t inner, const Write& write) {
   using A = acc_t<T>;
   if (inner == 1 && !mask) {
-    row_sums_cpu<A>(outer, reduce, [&](int64_t o, int64_t r) { return static_cast<A>(x[o * reduce + r]); },
-                    [&](int64_t o, double total) { write(o, int64_t{0}, total); });
+    row_sums_cpu<A>(
+        outer, reduce, [&](int64_t o, int64_t r) { return static_cast<A>(x[o * reduce + r]); },
+        [&](int64_t o, double total) { write(o, int64_t{0}, total); });
     return;
   }
   constexpr int64_t kTile = 1024;

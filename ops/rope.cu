@@ -14,13 +14,18 @@ namespace flare {
 
 struct Rope {
   static constexpr const char* name = "rope";
-  struct Attrs { int64_t heads = 1; double base = 10000.0; bool inverse = false; };
+  struct Attrs {
+    int64_t heads = 1;
+    double base = 10000.0;
+    bool inverse = false;
+  };
   static constexpr Keep keeps = Keep::nothing;
 
   static OutSpecs infer(Inputs in, const Attrs& a) {
     const Tensor& x = in[0];
     check(x.ndim() == 3 && is_float(x.dtype()), "rope: x must be floating [B,N,C], got ", x.dtype(), " ", x.shape());
-    check(a.heads >= 1 && x.size(2) % a.heads == 0, "rope: ", a.heads, " heads do not divide the ", x.size(2), " channels of x ", x.shape());
+    check(a.heads >= 1 && x.size(2) % a.heads == 0, "rope: ", a.heads, " heads do not divide the ", x.size(2), " channels of x ",
+          x.shape());
     check(x.size(2) / a.heads % 2 == 0, "rope: the head width ", x.size(2) / a.heads, " is odd; pairs are rotated");
     check(a.base > 0, "rope: base must be positive, got ", a.base);
     return {{x.shape(), x.dtype()}};
@@ -65,11 +70,12 @@ struct Rope {
     const int64_t tokens = in[0].size(1), channels = in[0].size(2), half = channels / a.heads / 2, pairs = in[0].numel() / 2;
     if (pairs == 0) return;
     const Tensor table = Tensor::empty({tokens, half, 2}, DType::f32, Device::cuda);
-    launch("rope table", rope_table_kernel, cover(tokens * half), stream, table.data<float>(), tokens * half, half, a.base, a.inverse ? -1.0 : 1.0);
+    launch("rope table", rope_table_kernel, cover(tokens * half), stream, table.data<float>(), tokens * half, half, a.base,
+           a.inverse ? -1.0 : 1.0);
     dispatch_float_cuda(in[0].dtype(), name, [&](auto tag) {
       using T = typename decltype(tag)::type;
-      launch("rope", rope_kernel<T>, cover(pairs), stream, in[0].template data<T>(), table.data<float>(), out[0].template data<T>(), pairs, tokens,
-             channels / 2, half);
+      launch("rope", rope_kernel<T>, cover(pairs), stream, in[0].template data<T>(), table.data<float>(), out[0].template data<T>(),
+             pairs, tokens, channels / 2, half);
     });
   }
 #endif

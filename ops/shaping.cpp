@@ -21,7 +21,9 @@ Tensor slice_view(const Tensor& x, int axis, int64_t start, int64_t length) {
 
 struct Reshape {
   static constexpr const char* name = "reshape";
-  struct Attrs { Shape shape; };
+  struct Attrs {
+    Shape shape;
+  };
   static constexpr Keep keeps = Keep::nothing;
   static Tensor view(const Tensor& x, const Attrs& a) {
     Shape shape = a.shape;
@@ -55,7 +57,9 @@ FLARE_REGISTER_OP(Reshape);
 
 struct Transpose {
   static constexpr const char* name = "transpose";
-  struct Attrs { int a = -2, b = -1; };
+  struct Attrs {
+    int a = -2, b = -1;
+  };
   static constexpr Keep keeps = Keep::nothing;
   static Tensor view(const Tensor& x, const Attrs& at) {
     const int a = axis_of(x.shape(), at.a, name), b = axis_of(x.shape(), at.b, name);
@@ -77,7 +81,10 @@ FLARE_REGISTER_OP(Transpose);
 
 struct Slice {
   static constexpr const char* name = "slice";
-  struct Attrs { int axis = 0; int64_t start = 0, length = 0; };
+  struct Attrs {
+    int axis = 0;
+    int64_t start = 0, length = 0;
+  };
   static constexpr Keep keeps = Keep::nothing;
   static Tensor view(const Tensor& x, const Attrs& a) {
     const int axis = axis_of(x.shape(), a.axis, name);
@@ -101,7 +108,10 @@ FLARE_REGISTER_OP(Slice);
 
 struct PadZero {
   static constexpr const char* name = "pad_zero";
-  struct Attrs { int axis = 0; int64_t before = 0, after = 0; };
+  struct Attrs {
+    int axis = 0;
+    int64_t before = 0, after = 0;
+  };
   static constexpr Keep keeps = Keep::nothing;
   static constexpr bool takes_strided = true;
   static OutSpecs infer(Inputs in, const Attrs& a) {
@@ -132,7 +142,9 @@ FLARE_REGISTER_OP(PadZero);
 
 struct Expand {
   static constexpr const char* name = "expand";
-  struct Attrs { Shape shape; };
+  struct Attrs {
+    Shape shape;
+  };
   static constexpr Keep keeps = Keep::nothing;
   static Tensor view(const Tensor& x, const Attrs& a) {
     const int extra = a.shape.ndim() - x.ndim();
@@ -140,8 +152,8 @@ struct Expand {
     Shape strides;
     for (int i = 0; i < a.shape.ndim(); ++i) {
       const int64_t d = i < extra ? 1 : x.size(i - extra);
-      check(a.shape[i] >= 0 && (d == a.shape[i] || d == 1), name, ": x ", x.shape(), " does not stretch to ", a.shape, " (axis ", i, ": ", d,
-            " against ", a.shape[i], ")");
+      check(a.shape[i] >= 0 && (d == a.shape[i] || d == 1), name, ": x ", x.shape(), " does not stretch to ", a.shape, " (axis ", i,
+            ": ", d, " against ", a.shape[i], ")");
       strides.push_back(d == a.shape[i] && i >= extra ? x.strides()[i - extra] : 0);
     }
     return x.view(a.shape, strides);
@@ -159,7 +171,9 @@ FLARE_REGISTER_OP(Expand);
 
 struct Concat {
   static constexpr const char* name = "concat";
-  struct Attrs { int axis = 0; };
+  struct Attrs {
+    int axis = 0;
+  };
   static constexpr Keep keeps = Keep::nothing;
   static constexpr bool takes_strided = true;
   static OutSpecs infer(Inputs in, const Attrs& a) {
@@ -167,8 +181,8 @@ struct Concat {
     Shape shape = in[0].shape();
     const int axis = axis_of(shape, a.axis, name);
     for (size_t i = 1; i < in.size(); ++i) {
-      check(in[i].ndim() == shape.ndim() && in[i].shape().without(axis) == shape.without(axis), name, ": inputs 0 ", in[0].shape(), " and ", i, " ",
-            in[i].shape(), " differ outside axis ", a.axis);
+      check(in[i].ndim() == shape.ndim() && in[i].shape().without(axis) == shape.without(axis), name, ": inputs 0 ", in[0].shape(),
+            " and ", i, " ", in[i].shape(), " differ outside axis ", a.axis);
       check(in[i].dtype() == in[0].dtype(), name, ": inputs 0 and ", i, " are ", in[0].dtype(), " and ", in[i].dtype());
       shape[axis] += in[i].size(axis);
     }

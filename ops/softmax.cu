@@ -14,10 +14,14 @@
 namespace flare {
 namespace {
 
-struct AxisAttrs { int axis = 0; };
+struct AxisAttrs {
+  int axis = 0;
+};
 
 /// x seen as [outer, n, inner] around an axis.
-struct AxisLayout { int64_t outer = 1, n = 1, inner = 1; };
+struct AxisLayout {
+  int64_t outer = 1, n = 1, inner = 1;
+};
 AxisLayout around(const Shape& x, int axis) {
   AxisLayout l;
   for (int i = 0; i < x.ndim(); ++i) (i < axis ? l.outer : i == axis ? l.n : l.inner) *= x[i];
@@ -25,7 +29,8 @@ AxisLayout around(const Shape& x, int axis) {
 }
 
 /// Calls body(index of element 0) for every (outer, inner) line; elements of a line are `inner` apart.
-template <class F> void each_line(const AxisLayout& l, const F& body) {
+template <class F>
+void each_line(const AxisLayout& l, const F& body) {
   parallel_for(l.outer * l.inner, row_grain(8 * l.n), [&](int64_t begin, int64_t end) {
     for (int64_t u = begin; u < end; ++u) body(u / l.inner * l.n * l.inner + u % l.inner);
   });
@@ -38,8 +43,8 @@ struct SoftmaxBackward {
   static constexpr const char* not_differentiable = "second derivatives are not implemented";
   using Attrs = AxisAttrs;
   static OutSpecs infer(Inputs in, const Attrs&) {
-    check(in[0].shape() == in[1].shape() && in[0].dtype() == in[1].dtype(), name, ": y ", in[0].dtype(), " ", in[0].shape(), " and gy ",
-          in[1].dtype(), " ", in[1].shape(), " differ");
+    check(in[0].shape() == in[1].shape() && in[0].dtype() == in[1].dtype(), name, ": y ", in[0].dtype(), " ", in[0].shape(),
+          " and gy ", in[1].dtype(), " ", in[1].shape(), " differ");
     return {{in[0].shape(), in[0].dtype()}};
   }
   static void forward_cpu(Inputs in, Outputs out, const Attrs& a) {

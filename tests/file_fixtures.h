@@ -37,7 +37,10 @@ struct TemporaryFolder {
     REQUIRE(::mkdtemp(name.data()) != nullptr);
     path = name;
   }
-  ~TemporaryFolder() { std::error_code ignored; fs::remove_all(path, ignored); }
+  ~TemporaryFolder() {
+    std::error_code ignored;
+    fs::remove_all(path, ignored);
+  }
   std::string operator/(const std::string& name) const { return path + "/" + name; }
   int64_t entries() const { return std::distance(fs::directory_iterator(path), fs::directory_iterator()); }
 };
@@ -56,9 +59,7 @@ inline std::string data_error(const std::function<void()>& action, const std::st
   } catch (const DataError& e) {
     message = e.what();
     CHECK(e.exit_code() == 3);
-  } catch (const std::exception& e) {
-    message = cat("(not a DataError) ", e.what());
-  }
+  } catch (const std::exception& e) { message = cat("(not a DataError) ", e.what()); }
   CHECK_MESSAGE(message.find(part) != std::string::npos, message, " should hold: ", part);
   CHECK_MESSAGE(message.find('\n') == std::string::npos, message);
   return message;
@@ -75,7 +76,8 @@ inline std::string little_endian(uint64_t value, int size) {
   for (int i = 0; i < size; ++i) out += static_cast<char>(value >> (8 * i));
   return out;
 }
-template <class T> inline std::string raw(std::initializer_list<T> values, bool swap = false) {
+template <class T>
+inline std::string raw(std::initializer_list<T> values, bool swap = false) {
   std::string out;
   for (T v : values) {
     std::string item(reinterpret_cast<const char*>(&v), sizeof v);
@@ -88,7 +90,8 @@ inline std::string npy_file(const std::string& dict, const std::string& data, in
   return std::string("\x93NUMPY") + static_cast<char>(version) + '\0' + little_endian(dict.size(), version == 1 ? 2 : 4) + dict +
          data;
 }
-inline std::string npy_file(const std::string& descr, bool fortran, const std::string& shape, const std::string& data, int version = 1) {
+inline std::string npy_file(const std::string& descr, bool fortran, const std::string& shape, const std::string& data,
+                            int version = 1) {
   return npy_file(cat("{'descr': '", descr, "', 'fortran_order': ", fortran ? "True" : "False", ", 'shape': ", shape, ", }\n"),
                   data, version);
 }
@@ -120,5 +123,8 @@ struct FileSizeLimit {
     const rlimit limit{bytes, before.rlim_max};
     ::setrlimit(RLIMIT_FSIZE, &limit);
   }
-  ~FileSizeLimit() { ::setrlimit(RLIMIT_FSIZE, &before); ::signal(SIGXFSZ, handler); }
+  ~FileSizeLimit() {
+    ::setrlimit(RLIMIT_FSIZE, &before);
+    ::signal(SIGXFSZ, handler);
+  }
 };

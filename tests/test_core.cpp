@@ -1,10 +1,10 @@
 #include <doctest/doctest.h>
 
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <limits>
 #include <set>
-#include <atomic>
 #include <thread>
 
 #include <sys/wait.h>
@@ -29,13 +29,14 @@ TEST_CASE("shapes: extents, strides, overflow") {
   CHECK_THROWS_AS((Shape{int64_t{1} << 40, int64_t{1} << 40}.numel()), ShapeError);
   CHECK_THROWS_AS((Shape{-1, 2}.numel()), ShapeError);
   CHECK(broadcast_shape({2, 1, 4}, {3, 1}, "t") == Shape{2, 3, 4});
-  CHECK_THROWS_WITH_AS(broadcast_shape({2, 3}, {4}, "add"), "add: shapes [2,3] and [4] do not broadcast (axis 1: 3 against 4)", ShapeError);
+  CHECK_THROWS_WITH_AS(broadcast_shape({2, 3}, {4}, "add"), "add: shapes [2,3] and [4] do not broadcast (axis 1: 3 against 4)",
+                       ShapeError);
 }
 
 TEST_CASE("bf16 rounds to nearest even and keeps NaN") {
   CHECK(static_cast<float>(bf16(1.0f)) == 1.0f);
-  CHECK(static_cast<float>(bf16(1.00390625f)) == 1.0f);        // halfway, even below
-  CHECK(static_cast<float>(bf16(1.01171875f)) == 1.015625f);   // halfway, even above
+  CHECK(static_cast<float>(bf16(1.00390625f)) == 1.0f);       // halfway, even below
+  CHECK(static_cast<float>(bf16(1.01171875f)) == 1.015625f);  // halfway, even above
   CHECK(std::isnan(static_cast<float>(bf16(std::numeric_limits<float>::quiet_NaN()))));
   CHECK(std::isinf(static_cast<float>(bf16(3.4e38f))));
 }
@@ -119,7 +120,9 @@ TEST_CASE("fast exp and tanh stay close to the library's") {
     const float x = static_cast<float>(i) * 1e-4f;
     const double e = std::exp(static_cast<double>(x));
     worst_exp = std::max(worst_exp, std::abs(exp_of(x) - e) / e);
-    if (x != 0) worst_tanh = std::max(worst_tanh, std::abs((tanh_of(x) - std::tanh(static_cast<double>(x))) / std::tanh(static_cast<double>(x))));
+    if (x != 0)
+      worst_tanh =
+          std::max(worst_tanh, std::abs((tanh_of(x) - std::tanh(static_cast<double>(x))) / std::tanh(static_cast<double>(x))));
   }
   CHECK(worst_exp < 2.5e-7);
   CHECK(worst_tanh < 3.6e-7);
@@ -133,9 +136,15 @@ TEST_CASE("fast exp and tanh stay close to the library's") {
 
 TEST_CASE("parallel_for covers every index once and passes exceptions on") {
   std::vector<int> hits(1003, 0);
-  parallel_for(1003, 10, [&](int64_t begin, int64_t end) { for (int64_t i = begin; i < end; ++i) ++hits[static_cast<size_t>(i)]; });
+  parallel_for(1003, 10, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) ++hits[static_cast<size_t>(i)];
+  });
   CHECK(std::all_of(hits.begin(), hits.end(), [](int h) { return h == 1; }));
-  CHECK_THROWS_AS(parallel_for(100, 1, [](int64_t i, int64_t) { if (i == 50) throw ShapeError("x"); }), ShapeError);
+  CHECK_THROWS_AS(parallel_for(100, 1,
+                               [](int64_t i, int64_t) {
+                                 if (i == 50) throw ShapeError("x");
+                               }),
+                  ShapeError);
   parallel_for(0, 1, [](int64_t, int64_t) { FAIL("called for nothing"); });
 }
 
@@ -169,14 +178,18 @@ TEST_CASE("parallel_for: nested and concurrent calls, other thread counts, forke
     for (int repeat = 0; repeat < 200; ++repeat)
       parallel_for(50, 1, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i)
-          parallel_for(4, 1, [&](int64_t b, int64_t e) { for (int64_t j = b; j < e; ++j) sums[static_cast<size_t>(i)] += j; });
+          parallel_for(4, 1, [&](int64_t b, int64_t e) {
+            for (int64_t j = b; j < e; ++j) sums[static_cast<size_t>(i)] += j;
+          });
       });
     CHECK(std::all_of(sums.begin(), sums.end(), [](int64_t s) { return s == 200 * 6; }));
   }
   std::vector<std::thread> callers;
   std::atomic<int64_t> total{0};
   for (int t = 0; t < 4; ++t)
-    callers.emplace_back([&] { for (int r = 0; r < 100; ++r) parallel_for(64, 2, [&](int64_t b, int64_t e) { total += e - b; }); });
+    callers.emplace_back([&] {
+      for (int r = 0; r < 100; ++r) parallel_for(64, 2, [&](int64_t b, int64_t e) { total += e - b; });
+    });
   for (std::thread& t : callers) t.join();
   CHECK(total == 4 * 100 * 64);
   const pid_t child = ::fork();

@@ -27,7 +27,10 @@ struct Folder {
   Folder() { fs::create_directories(path); }
   ~Folder() { fs::remove_all(path); }
   std::string operator/(const std::string& name) const { return (path / name).string(); }
-  static int& counter() { static int n = 0; return n; }
+  static int& counter() {
+    static int n = 0;
+    return n;
+  }
 };
 
 template <class F>
@@ -40,10 +43,10 @@ std::string message_of(F&& f, int exit_code) {
   }
   return "no error";
 }
-#define CHECK_SAYS(code, text, ...)                                   \
-  do {                                                                \
-    const std::string says = message_of([&] { __VA_ARGS__; }, code);  \
-    CHECK_MESSAGE(says.find(text) != std::string::npos, says);        \
+#define CHECK_SAYS(code, text, ...)                                  \
+  do {                                                               \
+    const std::string says = message_of([&] { __VA_ARGS__; }, code); \
+    CHECK_MESSAGE(says.find(text) != std::string::npos, says);       \
   } while (0)
 
 DatasetInfo small_info() {
@@ -447,7 +450,10 @@ TEST_CASE("loader: fields, fixed and of variable length, and pairs") {
   info.name = "fields";
   info.kind = "field_regression";
   std::vector<double> x, y;
-  for (int i = 0; i < 24; ++i) { x.push_back(i * 0.5); y.push_back(-i); }
+  for (int i = 0; i < 24; ++i) {
+    x.push_back(i * 0.5);
+    y.push_back(-i);
+  }
   {
     PreparedWriter writer(tmp / "fixed", info);
     writer.add("train", "x", cast_to(Tensor::from(x, {4, 3, 2}), DType::f32));

@@ -54,7 +54,11 @@ TEST_CASE("an atomic write replaces the file whole, or leaves the old one and no
   CHECK(read_file(path).empty());
   write_file_atomically(path, "old");
   SUBCASE("never committed") {
-    { AtomicFile file(path); file.write(large); CHECK(folder.entries() == 2); }
+    {
+      AtomicFile file(path);
+      file.write(large);
+      CHECK(folder.entries() == 2);
+    }
   }
   SUBCASE("the disk is full during write") {
     const FileSizeLimit limit(100'000);
@@ -160,7 +164,10 @@ TEST_CASE("replace_directory killed at each of its stages") {
   std::string expected;
   SUBCASE("before the first rename") { make_folder(last, expected = "old"); }
   SUBCASE("between the renames") { make_folder(old, expected = "old"); }
-  SUBCASE("before the old folder is removed") { make_folder(last, expected = "new"); make_folder(old, "old"); }
+  SUBCASE("before the old folder is removed") {
+    make_folder(last, expected = "new");
+    make_folder(old, "old");
+  }
   SUBCASE("while the old folder is removed") {
     make_folder(last, expected = "new");
     make_folder(trash, "old");
@@ -197,9 +204,7 @@ TEST_CASE("replace_directory under SIGKILL at arbitrary moments") {
             for (const char* name : {"/a", "/b", "/sub/c"}) write_file_atomically(temp + name, cat(round, '.', i));
             replace_directory(temp, last, use_exchange);
           }
-        } catch (...) {
-          ::_exit(1);
-        }
+        } catch (...) { ::_exit(1); }
       }
       ::usleep(static_cast<useconds_t>(delay * rng.uniform()));
       ::kill(child, SIGKILL);
@@ -222,7 +227,9 @@ TEST_CASE("readers beside a working writer find a folder") {
   const std::string last = folder / "last", temp = folder / "last.tmp";
   make_folder(last, "start");
   std::atomic<bool> stop{false};
-  std::thread reader([&] { while (!stop) recover_directory(last); });
+  std::thread reader([&] {
+    while (!stop) recover_directory(last);
+  });
   for (int i = 0; i < 100; ++i) {
     make_folder(temp, cat(i));
     replace_directory(temp, last, false);

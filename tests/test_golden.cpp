@@ -1,13 +1,13 @@
 /// Whole models against PyTorch: the files of tests/golden, made by tools/golden/make_golden.py in float64.
 #include <memory>
 
-#include "tests/golden.h"
 #include "nn/checkpoint.h"
 #include "nn/models/lra_classifier.h"
 #include "nn/models/pde_operator.h"
 #include "nn/optim/optimizer.h"
 #include "ops/loss.h"
 #include "ops/shaping.h"
+#include "tests/golden.h"
 
 using namespace flare;
 
@@ -120,9 +120,9 @@ void check_ten_steps(const std::string& name, const Setting& setting) {
   CHECK(optimizer.bad_step().item() == -1);
 }
 
-const std::vector<std::string> kCases = {"lra_flare",       "lra_flarepp",           "lra_softmax",          "lra_flare_rope_cls",
-                                         "lra_retrieval",   "lra_flarepp_rope_norm", "lra_softmax_rope_rms", "lra_flare_as_shipped",
-                                         "pde_flare",       "pde_flarepp",           "pde_softmax"};
+const std::vector<std::string> kCases = {"lra_flare",     "lra_flarepp",           "lra_softmax",          "lra_flare_rope_cls",
+                                         "lra_retrieval", "lra_flarepp_rope_norm", "lra_softmax_rope_rms", "lra_flare_as_shipped",
+                                         "pde_flare",     "pde_flarepp",           "pde_softmax"};
 
 void check_all(const Setting& setting) {
   for (const std::string& name : kCases) {
@@ -135,9 +135,7 @@ void check_all(const Setting& setting) {
 
 }  // namespace
 
-TEST_CASE("models equal PyTorch in f64 on the CPU") {
-  check_all({"cpu f64", Device::cpu, DType::f64, 1e-12, 1e-12, 1e-11});
-}
+TEST_CASE("models equal PyTorch in f64 on the CPU") { check_all({"cpu f64", Device::cpu, DType::f64, 1e-12, 1e-12, 1e-11}); }
 
 TEST_CASE("models equal PyTorch in f32 on the CPU") { check_all({"cpu f32", Device::cpu, DType::f32, 1e-5, 1e-4, 1e-4}); }
 

@@ -44,7 +44,8 @@ std::string include_error(const std::string& file, const std::string& included) 
       return file + " includes " + included + ", which nvcc should not have to compile";
     return "";
   }
-  if (included.find('/') == std::string::npos) return file + " includes " + included + ": name it by its path from the root of the tree";
+  if (included.find('/') == std::string::npos)
+    return file + " includes " + included + ": name it by its path from the root of the tree";
   const auto rule = kMayInclude.find(first_folder(file));
   if (rule == kMayInclude.end()) return file + " lies in a folder without a rule";
   const std::string target = first_folder(included);
@@ -113,7 +114,8 @@ TEST_CASE("includes point downward and lead to files") {
       if (included.empty()) continue;
       const std::string error = include_error(file, included);
       CHECK_MESSAGE(error.empty(), error);
-      if (!included.starts_with('<')) CHECK_MESSAGE(fs::exists(kRoot / included), file, " includes ", included, ", which does not exist");
+      if (!included.starts_with('<'))
+        CHECK_MESSAGE(fs::exists(kRoot / included), file, " includes ", included, ", which does not exist");
       ++includes;
     }
   }
@@ -139,7 +141,8 @@ TEST_CASE("the README's reading order names files that exist, with about their l
     const fs::path path = kRoot / match[2].str();
     REQUIRE_MESSAGE(fs::exists(path), "README.md lists ", match[2].str(), ", which does not exist");
     const double stated = std::stod(match[3]), counted = static_cast<double>(lines_of(path).size());
-    CHECK_MESSAGE(std::abs(stated - counted) <= std::max(10.0, counted / 5), "README.md says ", match[2].str(), " has ", stated, " lines; it has ", counted);
+    CHECK_MESSAGE(std::abs(stated - counted) <= std::max(10.0, counted / 5), "README.md says ", match[2].str(), " has ", stated,
+                  " lines; it has ", counted);
   }
   CHECK(rows >= 10);
 }

@@ -120,13 +120,25 @@ double max_difference(const Tensor& x, const Tensor& y) {
 }  // namespace
 
 TEST_CASE("gemm_cpu equals the triple loop for every transpose, beta, stride, batch and dtype") {
-  const std::pair<DType, DType> types[] = {{DType::f64, DType::f64}, {DType::f32, DType::f32}, {DType::bf16, DType::bf16}, {DType::bf16, DType::f32}};
+  const std::pair<DType, DType> types[] = {
+      {DType::f64, DType::f64}, {DType::f32, DType::f32}, {DType::bf16, DType::bf16}, {DType::bf16, DType::f32}};
   const int64_t sizes[][3] = {{1, 1, 1}, {1, 5, 7}, {5, 1, 3}, {17, 9, 33}, {70, 66, 40}, {3, 4, 0}};
   for (const auto& [dtype, out_dtype] : types)
     for (const auto& [m, n, k] : sizes)
       for (int flags = 0; flags < 16; ++flags)
         for (const int64_t batch : {1, 3}) {
-          GemmCase p{m, n, k, batch, (flags & 1) != 0, (flags & 2) != 0, (flags & 4) ? -0.5 : 1.0, 0, (flags & 8) != 0, (flags & 4) ? 3 : 0, dtype, out_dtype};
+          GemmCase p{m,
+                     n,
+                     k,
+                     batch,
+                     (flags & 1) != 0,
+                     (flags & 2) != 0,
+                     (flags & 4) ? -0.5 : 1.0,
+                     0,
+                     (flags & 8) != 0,
+                     (flags & 4) ? 3 : 0,
+                     dtype,
+                     out_dtype};
           for (const double beta : {0.0, 1.0, 0.25}) {
             p.beta = beta;
             INFO(dtype, " -> ", out_dtype, " m=", m, " n=", n, " k=", k, " batch=", batch, " flags=", flags, " beta=", beta);
@@ -141,7 +153,8 @@ TEST_CASE("gemm_cpu cut into row, column and k pieces equals the triple loop") {
     for (int flags = 0; flags < 4; ++flags)
       for (const double beta : {0.0, 0.5}) {
         INFO("m=", m, " n=", n, " k=", k, " flags=", flags, " beta=", beta);
-        CHECK(gemm_error({m, n, k, 1, (flags & 1) != 0, (flags & 2) != 0, 1.5, beta, false, 2, DType::f32, DType::f32}) <= relative_tolerance(DType::f32));
+        CHECK(gemm_error({m, n, k, 1, (flags & 1) != 0, (flags & 2) != 0, 1.5, beta, false, 2, DType::f32, DType::f32}) <=
+              relative_tolerance(DType::f32));
       }
   CHECK(gemm_error({12, 10, 20000, 2, true, false, 1, 0, true, 0, DType::f64, DType::f64}) <= relative_tolerance(DType::f64));
   CHECK(gemm_error({12, 10, 20000, 1, true, false, 1, 0, false, 0, DType::bf16, DType::f32}) <= relative_tolerance(DType::f32));
@@ -153,7 +166,10 @@ TEST_CASE("gemm_cpu gives the same bits on one, two and five threads") {
     for (const DType dtype : {DType::f64, DType::f32, DType::bf16}) {
       const GemmCase p{m, n, k, batch, true, false, 1, 0, false, 0, dtype, dtype};
       std::string one;
-      { const Threads t(1); one = bits(GemmRun(p).c); }
+      {
+        const Threads t(1);
+        one = bits(GemmRun(p).c);
+      }
       for (const int n_threads : {2, 5}) {
         const Threads t(n_threads);
         INFO(dtype, " m=", m, " n=", n, " k=", k, " batch=", batch, " threads=", n_threads);
@@ -194,7 +210,8 @@ TEST_CASE("matmul reads views in place and broadcasts as NumPy does") {
   const Tensor row = expand(random({1, 5}, DType::f64, 5), {4, 5});
   CHECK(max_difference(matmul(row, random({5, 3}, DType::f64, 6)), matmul(contiguous(row), random({5, 3}, DType::f64, 6))) < 1e-15);
   const Tensor every_second = random({6, 2, 5}, DType::f64, 7).view({6, 1, 5}, {10, 5, 1});
-  CHECK(max_difference(matmul(every_second, random({5, 3}, DType::f64, 8)), matmul(contiguous(every_second), random({5, 3}, DType::f64, 8))) < 1e-15);
+  CHECK(max_difference(matmul(every_second, random({5, 3}, DType::f64, 8)),
+                       matmul(contiguous(every_second), random({5, 3}, DType::f64, 8))) < 1e-15);
   CHECK(matmul(random({2, 0}, DType::f32, 1), random({0, 3}, DType::f32, 1)).to_vector() == std::vector<double>(6, 0.0));
 
   const Tensor x = random({2, 3}, DType::f32, 1);
@@ -211,7 +228,8 @@ TEST_CASE("linear: values, parameter gradients in f32 beside bf16, messages") {
   CHECK(linear(x, w).to_vector() == std::vector<double>{1, 2, 0, 3, 4, 2});
 
   // 600 equal cotangents of 1: a bf16 running sum would stop at 256.
-  const Tensor tokens = Tensor::full({2, 300, 2}, 0.5, DType::bf16), weight = Tensor::full({3, 2}, 0.25, DType::f32), bias = Tensor::zeros({3}, DType::f32);
+  const Tensor tokens = Tensor::full({2, 300, 2}, 0.5, DType::bf16), weight = Tensor::full({3, 2}, 0.25, DType::f32),
+               bias = Tensor::zeros({3}, DType::f32);
   for (const Tensor& t : {tokens, weight, bias}) set_requires_grad(t);
   const Tensor y = linear(tokens, weight, bias);
   CHECK(y.dtype() == DType::bf16);
@@ -291,7 +309,8 @@ TEST_CASE("concat and gather: values, integers, repeated rows, messages") {
 
   CHECK(gather(a, Tensor::from<int64_t>({1, 1, 0}, {3}), 0).to_vector() == std::vector<double>{3, 4, 3, 4, 1, 2});
   CHECK(gather(a, Tensor::from<int64_t>({1}, {1}), -1).to_vector() == std::vector<double>{2, 4});
-  CHECK_THROWS_WITH_AS(gather(a, Tensor::from<int64_t>({0, 2}, {2}), 0), "gather: index 2 at position 1 is outside an axis of 2", ShapeError);
+  CHECK_THROWS_WITH_AS(gather(a, Tensor::from<int64_t>({0, 2}, {2}), 0), "gather: index 2 at position 1 is outside an axis of 2",
+                       ShapeError);
   CHECK_THROWS_AS(gather(a, Tensor::from<int64_t>({-1}, {1}), 0), ShapeError);
   CHECK_THROWS_AS(gather(a, Tensor::from<int32_t>({0}, {1}), 0), ShapeError);
 
@@ -312,7 +331,8 @@ TEST_CASE("rope keeps norms, and products depend on distances only") {
     for (int64_t i = 0; i < n; ++i) CHECK(dot(head(q, i), head(q, i)) == doctest::Approx(norm).epsilon(1e-13));
     for (const int64_t distance : {1, 5, 17}) {
       const double product = dot(head(q, distance), head(k, 0));
-      for (int64_t i = 1; i + distance < n; ++i) CHECK(dot(head(q, i + distance), head(k, i)) == doctest::Approx(product).epsilon(1e-12));
+      for (int64_t i = 1; i + distance < n; ++i)
+        CHECK(dot(head(q, i + distance), head(k, i)) == doctest::Approx(product).epsilon(1e-12));
     }
     CHECK(std::abs(dot(head(q, 1), head(k, 0)) - dot(head(q, 5), head(k, 0))) > 1e-3);  // and it does depend on them
   }
@@ -323,6 +343,7 @@ TEST_CASE("rope keeps norms, and products depend on distances only") {
   CHECK(y[14] == doctest::Approx(std::cos(0.3)).epsilon(1e-14));
   CHECK(y[15] == doctest::Approx(std::sin(0.3)).epsilon(1e-14));
 
-  CHECK_THROWS_WITH_AS(rope(random({1, 2, 6}, DType::f32, 1), 4), "rope: 4 heads do not divide the 6 channels of x [1,2,6]", ShapeError);
+  CHECK_THROWS_WITH_AS(rope(random({1, 2, 6}, DType::f32, 1), 4), "rope: 4 heads do not divide the 6 channels of x [1,2,6]",
+                       ShapeError);
   CHECK_THROWS_WITH_AS(rope(random({1, 2, 6}, DType::f32, 1), 2), "rope: the head width 3 is odd; pairs are rotated", ShapeError);
 }

@@ -25,7 +25,10 @@ struct Folder {
   Folder() { fs::create_directories(path); }
   ~Folder() { fs::remove_all(path); }
   std::string operator/(const std::string& name) const { return (path / name).string(); }
-  static int& counter() { static int n = 0; return n; }
+  static int& counter() {
+    static int n = 0;
+    return n;
+  }
 };
 
 template <class F>
@@ -38,10 +41,10 @@ std::string message_of(F&& f, int exit_code) {
   }
   return "no error";
 }
-#define CHECK_SAYS(code, text, ...)                                   \
-  do {                                                                \
-    const std::string says = message_of([&] { __VA_ARGS__; }, code);  \
-    CHECK_MESSAGE(says.find(text) != std::string::npos, says);        \
+#define CHECK_SAYS(code, text, ...)                                  \
+  do {                                                               \
+    const std::string says = message_of([&] { __VA_ARGS__; }, code); \
+    CHECK_MESSAGE(says.find(text) != std::string::npos, says);       \
   } while (0)
 
 std::string text_of(const Column& c, int64_t i) {
@@ -55,7 +58,10 @@ int value_of(const std::string& text, size_t& at, int& depth) {
   const size_t end = text.find(' ', at);
   const std::string word = text.substr(at, end - at);
   at = end + 1;
-  if (word[0] != '[') { depth = 1; return std::stoi(word); }
+  if (word[0] != '[') {
+    depth = 1;
+    return std::stoi(word);
+  }
   std::multiset<int> arguments;
   depth = 0;
   while (text[at] != ']') {
@@ -211,7 +217,11 @@ TEST_CASE("listops: the seed decides everything, the number of threads nothing")
 
 TEST_CASE("listops: impossible options are configuration errors") {
   const Folder tmp;
-  const auto with = [](auto change) { ListopsOptions o = mini(0); change(o); return o; };
+  const auto with = [](auto change) {
+    ListopsOptions o = mini(0);
+    change(o);
+    return o;
+  };
   CHECK_SAYS(2, "no length lies strictly between min_length 9 and max_length 10",
              generate_listops(with([](auto& o) {
                                 o.min_length = 9;
@@ -256,8 +266,8 @@ TEST_CASE("listops: the official TSV files are imported") {
   const std::string header = "Source\tTarget\r\n";
   write(tmp / "tsv/basic_train.tsv",
         header + "( ( ( ( [MAX 4 ) ( ( ( [MIN 2 ) 3 ) ] ) ) 9 ) ] )\t9\r\n( ( ( [SM 8 ) 7 ) ] )\t5\r\n");
-  write(tmp / "tsv/basic_val.tsv", "Source\tTarget\n[MED 1 5 7 8 ]\t6\n");          // stripped
-  write(tmp / "tsv/basic_test.tsv", "Source\tTarget\n[MED 1 [SM 2 2 X 7 X\t4");      // ] as X, no newline at the end
+  write(tmp / "tsv/basic_val.tsv", "Source\tTarget\n[MED 1 5 7 8 ]\t6\n");       // stripped
+  write(tmp / "tsv/basic_test.tsv", "Source\tTarget\n[MED 1 [SM 2 2 X 7 X\t4");  // ] as X, no newline at the end
   prepare_dataset("listops", tmp / "tsv", tmp / "out");
   const PreparedFolder folder(tmp / "out");
   CHECK(folder.info().source.find("imported from basic_train.tsv") == 0);

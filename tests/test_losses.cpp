@@ -47,13 +47,15 @@ TEST_CASE("labels out of range") {
     CHECK(loss.item() == doctest::Approx(std::log(3.0) / 2).epsilon(1e-6));
     backward(loss);
     CHECK(grad(x).to_vector()[3] == 0);
-    CHECK(bce_with_logits(Tensor::zeros({2}, DType::f32, Device::cuda), y).item() == doctest::Approx(std::log(2.0) / 2).epsilon(1e-6));
+    CHECK(bce_with_logits(Tensor::zeros({2}, DType::f32, Device::cuda), y).item() ==
+          doctest::Approx(std::log(2.0) / 2).epsilon(1e-6));
   }
 }
 
 TEST_CASE("losses name the shapes they cannot take") {
   const Tensor x = Tensor::zeros({4, 3}, DType::f32), y = Tensor::zeros({4}, DType::i64);
-  CHECK_THROWS_WITH_AS(cross_entropy(x, Tensor::zeros({3}, DType::i64)), doctest::Contains("labels must be i64 [4], got i64 [3]"), ShapeError);
+  CHECK_THROWS_WITH_AS(cross_entropy(x, Tensor::zeros({3}, DType::i64)), doctest::Contains("labels must be i64 [4], got i64 [3]"),
+                       ShapeError);
   CHECK_THROWS_WITH_AS(cross_entropy(x, Tensor::zeros({4}, DType::f32)), doctest::Contains("got f32"), ShapeError);
   CHECK_THROWS_AS(cross_entropy(Tensor::zeros({4}, DType::f32), y), ShapeError);
   CHECK_THROWS_AS(cross_entropy(Tensor::zeros({0, 3}, DType::f32), Tensor::zeros({0}, DType::i64)), ShapeError);
@@ -109,7 +111,10 @@ TEST_CASE("relative L2 stays finite where its ratio is not defined") {
     CHECK(loss.item() == doctest::Approx(0.25 / 3).epsilon(1e-6));
     backward(loss);
     const std::vector<double> gp = grad(p).to_vector(), gt = grad(t).to_vector();
-    for (size_t i = 0; i < 4; ++i) { CHECK(gp[i] == 0); CHECK(gt[i] == 0); }
+    for (size_t i = 0; i < 4; ++i) {
+      CHECK(gp[i] == 0);
+      CHECK(gt[i] == 0);
+    }
     CHECK(gp[4] == doctest::Approx(0.25 / 3).epsilon(1e-6));
     CHECK(gt[4] == doctest::Approx(-(0.25 + 0.0625) / 3).epsilon(1e-6));
   }

@@ -5,7 +5,6 @@
 #include <limits>
 #include <set>
 
-#include "tests/golden.h"
 #include "nn/checkpoint.h"
 #include "nn/models/lra_classifier.h"
 #include "nn/models/pde_operator.h"
@@ -14,6 +13,7 @@
 #include "ops/pointwise.h"
 #include "ops/reduce.h"
 #include "ops/shaping.h"
+#include "tests/golden.h"
 
 using namespace flare;
 
@@ -78,12 +78,11 @@ Tensor row(const Tensor& stacked, int64_t i) {
   return stacked.view(shape, shape.strides(), i * shape.numel());
 }
 
-template <class E, class F> std::string message_of(const F& f) {
+template <class E, class F>
+std::string message_of(const F& f) {
   try {
     f();
-  } catch (const E& e) {
-    return e.what();
-  }
+  } catch (const E& e) { return e.what(); }
   return "";
 }
 
@@ -174,7 +173,10 @@ TEST_CASE("initial weights have the published spread and depend on the seed alon
     differs = differs || values != pc[i].value.to_vector();
     if (values.size() < 10000) continue;
     double mean = 0, square = 0;
-    for (const double v : values) { mean += v; square += v * v; }
+    for (const double v : values) {
+      mean += v;
+      square += v * v;
+    }
     const double sigma = pa[i].name.ends_with("latent_q") ? 0.1 : 0.02, n = static_cast<double>(values.size());
     CHECK(std::abs(mean / n) < 5 * sigma / std::sqrt(n));
     CHECK(std::sqrt(square / n) == doctest::Approx(sigma).epsilon(0.05));
@@ -230,7 +232,11 @@ TEST_CASE("dropout acts while training only and repeats") {
 
 TEST_CASE("wrong configurations and inputs are refused with the value") {
   const auto build = [](auto change) {
-    return message_of<ConfigError>([&] { ModelConfig c = small_config(); change(c); LraClassifier(c, 11, 40, 10, false, 0); });
+    return message_of<ConfigError>([&] {
+      ModelConfig c = small_config();
+      change(c);
+      LraClassifier(c, 11, 40, 10, false, 0);
+    });
   };
   CHECK(build([](ModelConfig&) {}).empty());
   CHECK(build([](ModelConfig& c) { c.heads = 3; }).find("3 does not divide model.channels 16") != std::string::npos);
@@ -239,7 +245,10 @@ TEST_CASE("wrong configurations and inputs are refused with the value") {
   CHECK(build([](ModelConfig& c) { c.norm = "batch"; }).find("batch") != std::string::npos);
   CHECK(build([](ModelConfig& c) { c.activation = "relu6"; }).find("relu6") != std::string::npos);
   CHECK(build([](ModelConfig& c) { c.position = "alibi"; }).find("alibi") != std::string::npos);
-  CHECK(build([](ModelConfig& c) { c.position = "rope"; c.heads = 16; }).find("even head width") != std::string::npos);
+  CHECK(build([](ModelConfig& c) {
+          c.position = "rope";
+          c.heads = 16;
+        }).find("even head width") != std::string::npos);
   LraClassifier one(small_config(), 11, 10, 10, false, 0), two(small_config(), 11, 10, 2, true, 0);
   Context ctx;
   const Tensor tokens = random_tokens(2, 12, 11, 1);
@@ -307,7 +316,10 @@ TEST_CASE("onecycle equals PyTorch; the other schedules equal their formulas") {
   }
   ScheduleConfig c;
   c.warmup = 0.2;
-  const auto at = [&](const char* name, int64_t s) { c.name = name; return schedule_at(make_schedule(c, 2.0, 0.9, 20), s).lr; };
+  const auto at = [&](const char* name, int64_t s) {
+    c.name = name;
+    return schedule_at(make_schedule(c, 2.0, 0.9, 20), s).lr;
+  };
   CHECK(at("constant", 0) == 2.0);
   CHECK(at("constant", 19) == 2.0);
   CHECK(at("warmup", 0) == 0.5);
@@ -361,8 +373,10 @@ TEST_CASE("a step with a loss or gradient that is not finite changes nothing and
       const auto snapshot = [&] {
         std::vector<double> all = model.weight.to_vector();
         for (const auto& [name, value] : optimizer.state())
-          if (name != "step_count" && name != "bad_step") for (const double v : value.to_vector()) all.push_back(v);
-        for (const auto& [name, value] : optimizer.ema()) for (const double v : value.to_vector()) all.push_back(v);
+          if (name != "step_count" && name != "bad_step")
+            for (const double v : value.to_vector()) all.push_back(v);
+        for (const auto& [name, value] : optimizer.ema())
+          for (const double v : value.to_vector()) all.push_back(v);
         return all;
       };
       const std::vector<double> before = snapshot();
@@ -398,12 +412,14 @@ TEST_CASE("accumulated gradients of scaled losses equal the large batch") {
       }
       std::vector<std::pair<std::string, Tensor>> state = optimizer.state();
       std::vector<Tensor> moments = {optimizer.grad_norm()};
-      for (const auto& [name, value] : state) if (name.starts_with("exp_avg.")) moments.push_back(clone(value));
+      for (const auto& [name, value] : state)
+        if (name.starts_with("exp_avg.")) moments.push_back(clone(value));
       return moments;
     };
     const std::vector<Tensor> whole = train(1), parts = train(3);
     double largest = 0;
-    for (const Tensor& m : whole) for (const double v : m.to_vector()) largest = std::max(largest, std::abs(v));
+    for (const Tensor& m : whole)
+      for (const double v : m.to_vector()) largest = std::max(largest, std::abs(v));
     for (size_t i = 0; i < whole.size(); ++i) CHECK(relative_error(parts[i], whole[i], 1e-3 * largest) < 1e-3);
     CHECK(parts[0].item() == doctest::Approx(whole[0].item()).epsilon(1e-4));
   }
@@ -420,7 +436,10 @@ TEST_CASE("every mixer overfits one batch") {
       Optimizer optimizer(model.parameters(), c, 120, 1.0, 0.9);
       const Tensor tokens = to_device(random_tokens(8, 16, 11, 2), device);
       const Tensor labels = Tensor::from(std::vector<int64_t>{0, 1, 2, 3, 3, 2, 1, 0}, {8}, device);
-      const auto loss_of = [&] { Context ctx; return cross_entropy(model.forward(tokens, {}, ctx), labels); };
+      const auto loss_of = [&] {
+        Context ctx;
+        return cross_entropy(model.forward(tokens, {}, ctx), labels);
+      };
       CHECK(loss_of().item() == doctest::Approx(std::log(4.0)).epsilon(0.1));
       for (int i = 0; i < 120; ++i) {
         optimizer.zero_grad();

@@ -69,7 +69,9 @@ TEST_CASE("npy: hostile and damaged files are refused") {
   const std::string f4 = raw<float>({1, 2});
   const std::string good = npy_file("<f4", false, "(2,)", f4);
   CHECK(npy_of(good).numel() == 2);
-  struct Case { std::string file, part; };
+  struct Case {
+    std::string file, part;
+  };
   const std::vector<Case> cases = {
       {"", "is not a .npy file"},
       {"\x93NUMPY\x01", "is not a .npy file"},
@@ -117,7 +119,10 @@ TEST_CASE("npy: hostile and damaged files are refused") {
 TEST_CASE("npy: in-place use needs the layout of memory") {
   const TemporaryFolder folder;
   const std::string path = folder / "a.npy";
-  const auto mapping_of = [&](const std::string& file) { put(path, file); return [&path] { MappedNpy m(path); }; };
+  const auto mapping_of = [&](const std::string& file) {
+    put(path, file);
+    return [&path] { MappedNpy m(path); };
+  };
   data_error(mapping_of(npy_file(">f4", false, "(1,)", raw<float>({1}))), "big-endian");
   data_error(mapping_of(npy_file("<f4", true, "(1, 1)", raw<float>({1}))), "Fortran order");
   data_error(mapping_of(npy_file("<f2", false, "(1,)", "ab")), "cannot be used in place");

@@ -12,18 +12,28 @@ namespace {
 struct Tally {
   int ran = 0, skipped = 0;
   std::string reasons;
-  void skip(const std::string& why) { ++skipped; reasons += "\n    " + why; }
+  void skip(const std::string& why) {
+    ++skipped;
+    reasons += "\n    " + why;
+  }
   void print(const char* title) const { fmt::print("{}: {} cases ran, {} skipped{}\n", title, ran, skipped, reasons); }
 };
 
 std::vector<Tensor> on(const std::vector<Tensor>& inputs, Device device) {
   std::vector<Tensor> out;
   for (const Tensor& x : inputs) {
-    if (!x) { out.emplace_back(); continue; }
+    if (!x) {
+      out.emplace_back();
+      continue;
+    }
     const Tensor moved = to_device(x, device);
-    if (x.is_contiguous()) { out.push_back(moved); continue; }
+    if (x.is_contiguous()) {
+      out.push_back(moved);
+      continue;
+    }
     // Rebuild the memory order of the original, so that strided paths are met on both devices.
-    const Tensor strided = Tensor::empty(Shape{x.storage()->bytes / size_of(x.dtype())}, x.dtype(), device).view(x.shape(), x.strides());
+    const Tensor strided =
+        Tensor::empty(Shape{x.storage()->bytes / size_of(x.dtype())}, x.dtype(), device).view(x.shape(), x.strides());
     copy(moved, strided);
     out.push_back(strided);
   }
@@ -35,7 +45,10 @@ Tensor cotangent_like(const Tensor& y) {
   return to_device(make_inputs(s, y.dtype(), 77)[0], y.device());
 }
 
-struct Results { std::vector<Tensor> outputs; std::vector<Tensor> grads; };
+struct Results {
+  std::vector<Tensor> outputs;
+  std::vector<Tensor> grads;
+};
 
 /// Outputs of f and, where wanted, the gradients of its inputs under a fixed random cotangent.
 Results run(const std::function<std::vector<Tensor>(const std::vector<Tensor>&)>& f, const std::vector<Tensor>& inputs,
@@ -44,7 +57,10 @@ Results run(const std::function<std::vector<Tensor>(const std::vector<Tensor>&)>
   bool any = false;
   for (size_t i = 0; i < inputs.size(); ++i) {
     leaves.push_back(inputs[i] ? inputs[i].detach() : Tensor());
-    if (wants_grad[i] && differentiable) { set_requires_grad(leaves[i]); any = true; }
+    if (wants_grad[i] && differentiable) {
+      set_requires_grad(leaves[i]);
+      any = true;
+    }
   }
   Results r;
   r.outputs = f(leaves);
@@ -75,10 +91,16 @@ TEST_CASE("derivatives against central differences, f64") {
   Tally tally;
   double worst = 0;
   for (const OpEntry& op : registered_ops()) {
-    if (!op.not_differentiable.empty()) { tally.skip(op.name + ": " + op.not_differentiable); continue; }
+    if (!op.not_differentiable.empty()) {
+      tally.skip(op.name + ": " + op.not_differentiable);
+      continue;
+    }
     for (const Sample& sample : op.samples()) {
       const std::vector<bool> wanted = differentiable_inputs(sample);
-      if (std::find(wanted.begin(), wanted.end(), true) == wanted.end()) { tally.skip(op.name + " " + sample.label + ": no differentiable input"); continue; }
+      if (std::find(wanted.begin(), wanted.end(), true) == wanted.end()) {
+        tally.skip(op.name + " " + sample.label + ": no differentiable input");
+        continue;
+      }
       INFO(op.name, " ", sample.label);
       const auto f = [&](const std::vector<Tensor>& in) { return op.run(in, sample.attrs)[0]; };
       const GradcheckResult r = gradcheck(f, make_inputs(sample, DType::f64), wanted, sample.tolerance_grad);
@@ -122,7 +144,8 @@ TEST_CASE("fused ops against their plain compositions") {
         const std::vector<bool> wanted = differentiable_inputs(sample);
         const bool differentiable = op.not_differentiable.empty();
         const Results fused = run([&](const auto& in) { return op.run(in, sample.attrs); }, inputs, wanted, differentiable);
-        const Results plain = run([&](const auto& in) { return std::vector<Tensor>{op.reference(in, sample.attrs)}; }, inputs, wanted, differentiable);
+        const Results plain = run([&](const auto& in) { return std::vector<Tensor>{op.reference(in, sample.attrs)}; }, inputs,
+                                  wanted, differentiable);
         compare(fused, plain, dtype == DType::f64 ? 1e-10 : sample.tolerance_f32, true);
         ++tally.ran;
       }

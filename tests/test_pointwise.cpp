@@ -10,7 +10,8 @@ using namespace flare;
 TEST_CASE("activations at known points") {
   const Tensor x = Tensor::from<double>({-1, 0, 1, 2}, {4});
   const auto close = [](const Tensor& y, std::vector<double> expected) {
-    for (size_t i = 0; i < expected.size(); ++i) CHECK(y.item(static_cast<int64_t>(i)) == doctest::Approx(expected[i]).epsilon(1e-9));
+    for (size_t i = 0; i < expected.size(); ++i)
+      CHECK(y.item(static_cast<int64_t>(i)) == doctest::Approx(expected[i]).epsilon(1e-9));
   };
   close(gelu(x), {-0.15880800939172324, 0, 0.8411919906082768, 1.9545976940877752});      // PyTorch, approximate="tanh"
   close(gelu_erf(x), {-0.15865525393145707, 0, 0.8413447460685429, 1.9544997361036416});  // PyTorch, exact

@@ -104,13 +104,15 @@ TEST_CASE("softmax rows sum to 1, also for large logits") {
 }
 
 TEST_CASE("layer norm and RMS norm against hand values") {
-  const Tensor x = Tensor::from<double>({1, 2, 3, 4}, {1, 4}), one = Tensor::full({4}, 1, DType::f64), half = Tensor::full({4}, 0.5, DType::f64);
+  const Tensor x = Tensor::from<double>({1, 2, 3, 4}, {1, 4}), one = Tensor::full({4}, 1, DType::f64),
+               half = Tensor::full({4}, 0.5, DType::f64);
   const std::vector<double> y = layer_norm(x, one, half, 0).to_vector(), z = rms_norm(x, one, 0).to_vector();
   for (size_t i = 0; i < 4; ++i) {
     CHECK(y[i] == doctest::Approx((static_cast<double>(i) - 1.5) / std::sqrt(1.25) + 0.5));
     CHECK(z[i] == doctest::Approx((static_cast<double>(i) + 1) / std::sqrt(7.5)));
   }
-  CHECK_THROWS_WITH_AS(layer_norm(x, Tensor::full({3}, 1, DType::f64), half), doctest::Contains("weight must be f64 [4]"), ShapeError);
+  CHECK_THROWS_WITH_AS(layer_norm(x, Tensor::full({3}, 1, DType::f64), half), doctest::Contains("weight must be f64 [4]"),
+                       ShapeError);
   CHECK_THROWS_AS(rms_norm(cast_to(x, DType::bf16), one), ShapeError);
 }
 
@@ -127,7 +129,11 @@ TEST_CASE("layer norm of bf16 rows has f32 statistics on every path") {
       const Tensor y = layer_norm(x, weight, bias);
       const Tensor gy = to_device(random_tensor({37, c}, DType::bf16, 6), device);
       backward(y, gy);
-      const auto exact = [](const Tensor& t) { const Tensor e = cast_to(to_device(t.detach(), Device::cpu), DType::f64); set_requires_grad(e); return e; };
+      const auto exact = [](const Tensor& t) {
+        const Tensor e = cast_to(to_device(t.detach(), Device::cpu), DType::f64);
+        set_requires_grad(e);
+        return e;
+      };
       const Tensor ex = exact(x), ew = exact(weight), eb = exact(bias);
       const Tensor ey = layer_norm(ex, ew, eb);
       backward(ey, cast_to(to_device(gy, Device::cpu), DType::f64));
@@ -141,7 +147,8 @@ TEST_CASE("layer norm of bf16 rows has f32 statistics on every path") {
 
 TEST_CASE("masked pooling sees only the tokens that count") {
   for (Device device : devices()) {
-    const Tensor x = to_device(Tensor::from<float>({1, -1, 2, -2, 90, 90, 5, -5, 80, 80, 70, 70, 9, 9, 9, 9, 9, 9}, {3, 3, 2}), device);
+    const Tensor x =
+        to_device(Tensor::from<float>({1, -1, 2, -2, 90, 90, 5, -5, 80, 80, 70, 70, 9, 9, 9, 9, 9, 9}, {3, 3, 2}), device);
     const Tensor mask = to_device(Tensor::from<uint8_t>({1, 1, 0, 1, 0, 0, 0, 0, 0}, {3, 3}), device);
     set_requires_grad(x);
     const Tensor y = masked_mean(x, mask), z = masked_max(x, mask);
@@ -154,7 +161,8 @@ TEST_CASE("masked pooling sees only the tokens that count") {
     CHECK(grad(x).to_vector() == std::vector<double>{0, 1, 1, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0});
     CHECK(masked_mean(x).item(0) == 31);
     CHECK(masked_max(x).item(0) == 90);
-    CHECK_THROWS_WITH_AS(masked_mean(x, to_device(Tensor::zeros({3, 2}, DType::u8), device)), doctest::Contains("mask must be u8 [3,3]"), ShapeError);
+    CHECK_THROWS_WITH_AS(masked_mean(x, to_device(Tensor::zeros({3, 2}, DType::u8), device)),
+                         doctest::Contains("mask must be u8 [3,3]"), ShapeError);
     CHECK_THROWS_AS(masked_max(x, to_device(Tensor::zeros({3, 3}, DType::f32), device)), ShapeError);
   }
 }
@@ -178,7 +186,8 @@ TEST_CASE("embedding picks rows, adds their gradients, and refuses strange token
     for (int64_t bad : {int64_t{3}, int64_t{-1}, int64_t{1} << 40}) {
       const Tensor wrong = to_device(Tensor::from<int64_t>({0, bad}, {2}), device);
       if (device == Device::cpu) {
-        CHECK_THROWS_WITH_AS(embedding(wrong, weight, DType::f32), doctest::Contains(cat("token ", bad, " at position 1").c_str()), DataError);
+        CHECK_THROWS_WITH_AS(embedding(wrong, weight, DType::f32), doctest::Contains(cat("token ", bad, " at position 1").c_str()),
+                             DataError);
       } else {
         const Tensor y = embedding(wrong, weight, DType::f32);
         CHECK(y.to_vector() == std::vector<double>{1, 2, 0, 0});
@@ -222,12 +231,18 @@ TEST_CASE("dropout keeps its share, repeats by seed, step and site, and scales w
   for (double p : {0.1, 0.5, 0.9}) {
     const Tensor y = dropout(x, p, rng(1, 2), 3);
     CHECK(std::abs(kept(y) - (1 - p)) < 5 * std::sqrt(p * (1 - p) / static_cast<double>(n)));
-    for (double v : y.to_vector()) if (v != 0) { CHECK(v == doctest::Approx(1 / (1 - p)).epsilon(1e-6)); break; }
+    for (double v : y.to_vector())
+      if (v != 0) {
+        CHECK(v == doctest::Approx(1 / (1 - p)).epsilon(1e-6));
+        break;
+      }
     CHECK(dropout(x, p, rng(1, 2), 3).to_vector() == y.to_vector());
-    for (Device device : devices()) CHECK(dropout(to_device(x, device), p, to_device(rng(1, 2), device), 3).to_vector() == y.to_vector());
+    for (Device device : devices())
+      CHECK(dropout(to_device(x, device), p, to_device(rng(1, 2), device), 3).to_vector() == y.to_vector());
   }
   const std::vector<double> y = dropout(x, 0.5, rng(1, 2), 3).to_vector();
-  for (const Tensor& other : {dropout(x, 0.5, rng(2, 2), 3), dropout(x, 0.5, rng(1, 3), 3), dropout(x, 0.5, rng(1, 2), 4), dropout(x, 0.5, rng(1, 3), 2)}) {
+  for (const Tensor& other : {dropout(x, 0.5, rng(2, 2), 3), dropout(x, 0.5, rng(1, 3), 3), dropout(x, 0.5, rng(1, 2), 4),
+                              dropout(x, 0.5, rng(1, 3), 2)}) {
     double agree = 0;  // independent masks agree in half of the places
     const std::vector<double> o = other.to_vector();
     for (size_t i = 0; i < y.size(); ++i) agree += (y[i] != 0) == (o[i] != 0);

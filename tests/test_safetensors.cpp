@@ -81,7 +81,9 @@ TEST_CASE("safetensors: hostile and damaged files are refused") {
   };
   CHECK(safetensors_of(safetensors_file(one("F32", "[2]", "[0,8]"), eight)).tensors.size() == 1);
   CHECK(safetensors_of(safetensors_file(two("[4,8]", "[0,4]"), eight)).tensors.size() == 2);
-  struct Case { std::string file, part; };
+  struct Case {
+    std::string file, part;
+  };
   std::vector<Case> cases = {
       {"", "has only 0 bytes"},
       {"1234567", "has only 7 bytes"},
@@ -91,7 +93,9 @@ TEST_CASE("safetensors: hostile and damaged files are refused") {
       {little_endian(3, 8) + "{}", "is truncated: the header has 3 bytes"},
       {little_endian(0, 8), "does not begin with '{'"},
   };
-  struct HeaderCase { std::string header, part; };
+  struct HeaderCase {
+    std::string header, part;
+  };
   const std::vector<HeaderCase> headers = {
       {" {}", "does not begin with '{'"},
       {"[]", "does not begin with '{'"},
@@ -188,7 +192,10 @@ TEST_CASE("random damage to headers is a DataError or harmless") {
       }
     }
     try {
-      if (is_npy) npy_of(file); else safetensors_of(file);
+      if (is_npy)
+        npy_of(file);
+      else
+        safetensors_of(file);
       ++n_accepted;
     } catch (const DataError& e) {
       ++n_refused;

@@ -18,7 +18,7 @@ namespace {
 constexpr double kDigitProbability = 0.75;
 constexpr uint64_t kStream = uint64_t{0x4c4f} << 48;  // keeps these random numbers apart from the loader's
 constexpr int64_t kTriesPerChunk = 256, kChunksPerRound = 64;
-constexpr int64_t kLargestDepth = 1000;               // bounds the recursion
+constexpr int64_t kLargestDepth = 1000;  // bounds the recursion
 
 bool is_operator(uint8_t t) { return t >= kListopsMin && t <= kListopsSm; }
 bool is_digit(uint8_t t) { return t >= kListopsDigit0 && t < kListopsDigit0 + 10; }

@@ -30,7 +30,10 @@ uint8_t token_of(std::string_view word) {
 std::string tokens_of(std::string_view source) {
   std::string tokens;
   for (size_t i = 0; i < source.size();) {
-    if (source[i] == ' ') { ++i; continue; }
+    if (source[i] == ' ') {
+      ++i;
+      continue;
+    }
     const size_t end = std::min(source.find(' ', i), source.size());
     const std::string_view word = source.substr(i, end - i);
     if (word != "(" && word != ")") tokens += static_cast<char>(token_of(word));

@@ -44,9 +44,7 @@ TEST_CASE("cumsum is on the tape") {
   CHECK(grad(x).to_vector() == std::vector<double>{6, 8, 6});  // 2x · (3, 2, 1)
 }
 
-TEST_CASE("cumsum is in the registry, where tests/test_ops.cpp finds it") {
-  CHECK(find_op("cumsum").samples().size() == 5);
-}
+TEST_CASE("cumsum is in the registry, where tests/test_ops.cpp finds it") { CHECK(find_op("cumsum").samples().size() == 5); }
 
 TEST_CASE("softplus and its derivative") {
   CHECK(Softplus::forward(0.0) == doctest::Approx(std::log(2.0)).epsilon(1e-12));

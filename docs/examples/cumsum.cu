@@ -35,7 +35,9 @@ __global__ void cumsum_kernel(const T* x, T* y, int64_t rows, int64_t n, bool re
 
 struct Cumsum {
   static constexpr const char* name = "cumsum";
-  struct Attrs { bool reverse = false; };
+  struct Attrs {
+    bool reverse = false;
+  };
   static constexpr auto keeps = Keep::nothing;  // the derivative needs neither x nor y
 
   static OutSpecs infer(Inputs in, const Attrs&) {

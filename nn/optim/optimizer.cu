@@ -25,15 +25,17 @@ struct Chunk {
 };
 
 /// What the update of one step reads; written on the device, so that a captured step replays with new values.
-template <class T> struct Plan {
+template <class T>
+struct Plan {
   T lr, beta1, one_minus_beta1;
-  T clip;       // factor of the gradient
-  T step_size;  // adamw: lr/(1-β1^t)
+  T clip;             // factor of the gradient
+  T step_size;        // adamw: lr/(1-β1^t)
   T root_correction;  // adamw: √(1-β2^t)
   int32_t apply;      // 0: skip this step
 };
 
-template <class T> struct PrepareArgs {
+template <class T>
+struct PrepareArgs {
   SchedulePlan schedule;
   double beta2, clip_norm;
   const T* loss;  // null: not guarded
@@ -44,13 +46,16 @@ template <class T> struct PrepareArgs {
 
 FLARE_HD bool finite(double x) { return x - x == 0; }
 
-template <class T> FLARE_HD void prepare(const PrepareArgs<T>& a, double sum_of_squares) {
+template <class T>
+FLARE_HD void prepare(const PrepareArgs<T>& a, double sum_of_squares) {
   const double norm = ::sqrt(sum_of_squares);
   const bool apply = finite(norm) && (a.loss == nullptr || finite(static_cast<double>(*a.loss)));
   const int64_t step = *a.step_count;
   const ScheduleValue now = schedule_at(a.schedule, step);
-  if (apply) ++*a.n_updates;
-  else if (*a.bad_step < 0) *a.bad_step = step;
+  if (apply)
+    ++*a.n_updates;
+  else if (*a.bad_step < 0)
+    *a.bad_step = step;
   *a.step_count = step + 1;
   *a.lr = static_cast<float>(now.lr);
   *a.beta1 = static_cast<float>(now.beta1);
@@ -69,7 +74,8 @@ template <class T> FLARE_HD void prepare(const PrepareArgs<T>& a, double sum_of_
   *a.plan = plan;
 }
 
-template <class T> struct UpdateArgs {
+template <class T>
+struct UpdateArgs {
   const Chunk* chunks;
   const T* grads;
   T *first, *second, *ema;  // second: adamw only; ema: null without averages
@@ -78,7 +84,8 @@ template <class T> struct UpdateArgs {
 };
 
 /// One element: p and its state at flat index i.
-template <Update kUpdate, class T> FLARE_HD void update_one(const UpdateArgs<T>& a, const Plan<T>& plan, T decay, T& p, int64_t i) {
+template <Update kUpdate, class T>
+FLARE_HD void update_one(const UpdateArgs<T>& a, const Plan<T>& plan, T decay, T& p, int64_t i) {
   T g = a.grads[i] * plan.clip;
   T m = a.first[i];
   if constexpr (kUpdate == Update::adamw) {
@@ -99,7 +106,8 @@ template <Update kUpdate, class T> FLARE_HD void update_one(const UpdateArgs<T>&
   if (a.ema) a.ema[i] = a.ema_decay * a.ema[i] + a.one_minus_ema_decay * p;
 }
 
-template <class T> void partial_sums_cpu(const T* grads, int64_t n, double* sums) {
+template <class T>
+void partial_sums_cpu(const T* grads, int64_t n, double* sums) {
   parallel_for((n + kSegment - 1) / kSegment, 16, [&](int64_t begin, int64_t end) {
     for (int64_t s = begin; s < end; ++s) {
       double lanes[8] = {};
@@ -113,7 +121,8 @@ template <class T> void partial_sums_cpu(const T* grads, int64_t n, double* sums
   });
 }
 
-template <Update kUpdate, class T> void update_cpu(const UpdateArgs<T>& a, int64_t n_chunks) {
+template <Update kUpdate, class T>
+void update_cpu(const UpdateArgs<T>& a, int64_t n_chunks) {
   const Plan<T> plan = *a.plan;
   if (!plan.apply) return;
   parallel_for(n_chunks, 8, [&](int64_t begin, int64_t end) {
@@ -130,7 +139,8 @@ template <Update kUpdate, class T> void update_cpu(const UpdateArgs<T>& a, int64
 constexpr int kThreads = 256, kPrepareThreads = 512;
 
 /// Sum of 2^k values, one a thread, in a fixed tree; the result is valid in thread 0.
-template <int kCount> __device__ double block_sum(double x) {
+template <int kCount>
+__device__ double block_sum(double x) {
   __shared__ double shared[kCount];
   shared[threadIdx.x] = x;
   __syncthreads();
@@ -142,7 +152,8 @@ template <int kCount> __device__ double block_sum(double x) {
 }
 
 /// grid: one block a segment of kSegment gradients; each thread takes every kThreads-th element. Reads each gradient once.
-template <class T> __global__ void partial_sums_kernel(const T* grads, int64_t n, double* sums) {
+template <class T>
+__global__ void partial_sums_kernel(const T* grads, int64_t n, double* sums) {
   const int64_t begin = blockIdx.x * kSegment, end = begin + kSegment < n ? begin + kSegment : n;
   double sum = 0;
   for (int64_t i = begin + threadIdx.x; i < end; i += kThreads)
@@ -152,7 +163,8 @@ template <class T> __global__ void partial_sums_kernel(const T* grads, int64_t n
 }
 
 /// grid: one block. Adds the partial sums in a fixed order; thread 0 works out the plan of this step.
-template <class T> __global__ void prepare_kernel(PrepareArgs<T> a, const double* sums, int64_t n_sums) {
+template <class T>
+__global__ void prepare_kernel(PrepareArgs<T> a, const double* sums, int64_t n_sums) {
   double sum = 0;
   for (int64_t i = threadIdx.x; i < n_sums; i += kPrepareThreads) sum += sums[i];
   sum = block_sum<kPrepareThreads>(sum);
@@ -160,7 +172,8 @@ template <class T> __global__ void prepare_kernel(PrepareArgs<T> a, const double
 }
 
 /// grid: one block a chunk; threads stride over its elements. adamw reads p, g, m, v and writes p, m, v: 28 bytes an element.
-template <Update kUpdate, class T> __global__ void update_kernel(UpdateArgs<T> a) {
+template <Update kUpdate, class T>
+__global__ void update_kernel(UpdateArgs<T> a) {
   const Plan<T> plan = *a.plan;
   if (!plan.apply) return;
   const Chunk chunk = a.chunks[blockIdx.x];
@@ -170,7 +183,8 @@ template <Update kUpdate, class T> __global__ void update_kernel(UpdateArgs<T> a
 }
 #endif
 
-template <class T> struct StepArgs {
+template <class T>
+struct StepArgs {
   Device device;
   Update update;
   int64_t n_flat, n_chunks;
@@ -179,7 +193,8 @@ template <class T> struct StepArgs {
   UpdateArgs<T> moments;
 };
 
-template <Update kUpdate, class T> void run_update(const StepArgs<T>& a) {
+template <Update kUpdate, class T>
+void run_update(const StepArgs<T>& a) {
   if (a.device == Device::cpu) return update_cpu<kUpdate>(a.moments, a.n_chunks);
 #if defined(FLARE_CUDA)
   if constexpr (std::is_same_v<T, float>)
@@ -188,7 +203,8 @@ template <Update kUpdate, class T> void run_update(const StepArgs<T>& a) {
 #endif
 }
 
-template <class T> void run_step(const StepArgs<T>& a) {
+template <class T>
+void run_step(const StepArgs<T>& a) {
   const int64_t n_sums = (a.n_flat + kSegment - 1) / kSegment;
   if (a.device == Device::cpu) {
     partial_sums_cpu(a.moments.grads, a.n_flat, a.sums);
@@ -224,10 +240,14 @@ Optimizer::Optimizer(std::vector<Parameter> parameters, const OptimConfig& confi
       ema_decay_(ema_decay),
       nesterov_(config.nesterov) {
   check<ConfigError>(!parameters_.empty(), "optimizer: the model has no parameters");
-  if (config.name == "adamw") rule_ = Rule::adamw;
-  else if (config.name == "lion") rule_ = Rule::lion;
-  else if (config.name == "sgd") rule_ = Rule::sgd;
-  else throw ConfigError(cat("optim.name: \"", config.name, "\" is not one of adamw, lion, sgd"));
+  if (config.name == "adamw")
+    rule_ = Rule::adamw;
+  else if (config.name == "lion")
+    rule_ = Rule::lion;
+  else if (config.name == "sgd")
+    rule_ = Rule::sgd;
+  else
+    throw ConfigError(cat("optim.name: \"", config.name, "\" is not one of adamw, lion, sgd"));
   const auto fraction = [](double x) { return x >= 0 && x < 1; };
   check<ConfigError>(std::isfinite(config.lr) && config.lr >= 0, "optim.lr: ", config.lr, " is not a rate");
   check<ConfigError>(std::isfinite(config.weight_decay) && config.weight_decay >= 0, "optim.weight_decay: ", config.weight_decay,
@@ -254,8 +274,8 @@ Optimizer::Optimizer(std::vector<Parameter> parameters, const OptimConfig& confi
                        " is not a contiguous leaf");
     offsets_.push_back(n_flat);
     for (int64_t i = 0; i < p.value.numel(); i += kChunk)
-      chunks.push_back({static_cast<char*>(p.value.raw()) + i * size_of(dtype_), n_flat + i,
-                        std::min(kChunk, p.value.numel() - i), p.decay ? config.weight_decay : 0.0});
+      chunks.push_back({static_cast<char*>(p.value.raw()) + i * size_of(dtype_), n_flat + i, std::min(kChunk, p.value.numel() - i),
+                        p.decay ? config.weight_decay : 0.0});
     n_flat += (p.value.numel() + kAlign - 1) / kAlign * kAlign;
   }
   n_chunks_ = static_cast<int64_t>(chunks.size());
@@ -343,14 +363,17 @@ void Optimizer::step() {
                  static_cast<T>(1 - ema_decay_)};
     run_step(a);
   };
-  if (dtype_ == DType::f64) run(TypeTag<double>{});
-  else run(TypeTag<float>{});
+  if (dtype_ == DType::f64)
+    run(TypeTag<double>{});
+  else
+    run(TypeTag<float>{});
   loss_ = {};
 }
 
 std::vector<std::pair<std::string, Tensor>> Optimizer::named_views(const std::string& prefix, const Tensor& flat) const {
   std::vector<std::pair<std::string, Tensor>> views;
-  if (flat) for (size_t i = 0; i < parameters_.size(); ++i) views.emplace_back(prefix + parameters_[i].name, view_of(flat, i));
+  if (flat)
+    for (size_t i = 0; i < parameters_.size(); ++i) views.emplace_back(prefix + parameters_[i].name, view_of(flat, i));
   return views;
 }
 

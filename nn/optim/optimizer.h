@@ -62,10 +62,10 @@ class Optimizer {
   DType dtype_ = DType::f32;
   Device device_ = Device::cpu;
   int64_t n_chunks_ = 0;
-  Tensor chunks_;                          // u8: table of Chunk
-  Tensor grads_, first_, second_, ema_;    // flat
-  std::vector<Tensor> grad_views_;         // of grads_, one a parameter
-  Tensor partial_sums_, plan_;             // raw memory of the kernels (see optimizer.cu)
+  Tensor chunks_;                        // u8: table of Chunk
+  Tensor grads_, first_, second_, ema_;  // flat
+  std::vector<Tensor> grad_views_;       // of grads_, one a parameter
+  Tensor partial_sums_, plan_;           // raw memory of the kernels (see optimizer.cu)
   Tensor lr_, beta1_, grad_norm_, step_count_, n_updates_, bad_step_;
   Tensor loss_;
 };

@@ -15,9 +15,9 @@ enum class ScheduleKind : int32_t { constant, warmup, cosine, onecycle };
 /// A schedule with its numbers worked out; plain data, handed to kernels by value.
 struct SchedulePlan {
   ScheduleKind kind = ScheduleKind::constant;
-  double peak = 0;           // learning rate
-  double beta1 = 0;          // its value where it is not cycled
-  double warmup_steps = 0;   // warmup, cosine
+  double peak = 0;          // learning rate
+  double beta1 = 0;         // its value where it is not cycled
+  double warmup_steps = 0;  // warmup, cosine
   double total_steps = 1;
   double first = 0, last = 0;  // onecycle: rates at both ends; cosine: last
   double rise_end = 0;         // onecycle: the step (fractional) with the peak rate
@@ -25,7 +25,9 @@ struct SchedulePlan {
   double low_momentum = 0, high_momentum = 0;
 };
 
-struct ScheduleValue { double lr, beta1; };
+struct ScheduleValue {
+  double lr, beta1;
+};
 
 /// The cosine from a (t = 0) to b (t = 1).
 FLARE_HD double cosine_between(double a, double b, double t) { return b + (a - b) / 2 * (1 + ::cos(std::numbers::pi * t)); }

@@ -8,14 +8,18 @@
 namespace flare {
 
 /// One thread copies kVec neighbours of a row. T: weight, Out: result.
-template <class T> struct RowOfToken {
+template <class T>
+struct RowOfToken {
   const int64_t* tokens;
   const T* weight;
   int64_t v_count, c;
-  template <int kVec> __device__ void operator()(int64_t t, int64_t, int64_t i, float (&v)[kVec]) const {
+  template <int kVec>
+  __device__ void operator()(int64_t t, int64_t, int64_t i, float (&v)[kVec]) const {
     const int64_t id = tokens[t];
-    if (id >= 0 && id < v_count) load_vec<kVec>(weight + id * c + i, v);
-    else for (int j = 0; j < kVec; ++j) v[j] = 0;
+    if (id >= 0 && id < v_count)
+      load_vec<kVec>(weight + id * c + i, v);
+    else
+      for (int j = 0; j < kVec; ++j) v[j] = 0;
   }
 };
 
@@ -61,11 +65,14 @@ __global__ void embedding_backward_kernel(const int64_t* tokens, const T* gy, fl
 }
 
 template <class T>
-void embedding_backward_cuda(const char* name, const int64_t* tokens, const T* gy, float* gw, int64_t n, int64_t v_count, int64_t c, Stream& stream) {
+void embedding_backward_cuda(const char* name, const int64_t* tokens, const T* gy, float* gw, int64_t n, int64_t v_count, int64_t c,
+                             Stream& stream) {
   constexpr int64_t kPartBudget = int64_t{4} << 20;  // floats of partial sums: 16 MiB
-  const int64_t v_tile = std::min(v_count, kVocabularyTile), v_tiles = (v_count + v_tile - 1) / v_tile, c_tiles = (c + kWarp - 1) / kWarp;
+  const int64_t v_tile = std::min(v_count, kVocabularyTile), v_tiles = (v_count + v_tile - 1) / v_tile,
+                c_tiles = (c + kWarp - 1) / kWarp;
   const int64_t parts = std::max<int64_t>(1, std::min((n + 255) / 256, kPartBudget / (v_count * c)));
-  const LaunchShape shape{dim3(static_cast<unsigned>(parts * v_tiles * c_tiles)), dim3(kWarp), v_tile * kWarp * static_cast<int64_t>(sizeof(float))};
+  const LaunchShape shape{dim3(static_cast<unsigned>(parts * v_tiles * c_tiles)), dim3(kWarp),
+                          v_tile * kWarp * static_cast<int64_t>(sizeof(float))};
   const int64_t range = (n + parts - 1) / parts;
   const auto first = [&](float* to) {
     launch(name, embedding_backward_kernel<T>, shape, stream, tokens, gy, to, n, v_count, c, range, v_tile, v_tiles, c_tiles);

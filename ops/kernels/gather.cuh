@@ -9,8 +9,10 @@ namespace flare {
 /// What a row with an index outside the axis holds: something that cannot pass unnoticed.
 template <class T>
 __device__ T no_such_row() {
-  if constexpr (std::is_same_v<T, float> || std::is_same_v<T, double> || std::is_same_v<T, bf16>) return T(__int_as_float(0x7fc00000));
-  else return T(0);
+  if constexpr (std::is_same_v<T, float> || std::is_same_v<T, double> || std::is_same_v<T, bf16>)
+    return T(__int_as_float(0x7fc00000));
+  else
+    return T(0);
 }
 
 /// y [outer,count,inner] from x [outer,length,inner].
@@ -31,8 +33,8 @@ static __global__ void positions_kernel(int32_t* out, int64_t n) {
 /// gx [outer,length,inner], already zero, from gy [outer,count,inner]; keys: the sorted indices, order: where each came from.
 /// The thread whose sorted place starts a run of equal keys adds the run in order; the others have nothing to do.
 template <class T>
-__global__ void scatter_rows_kernel(const T* gy, const int64_t* keys, const int32_t* order, T* gx, int64_t n, int64_t count, int64_t inner,
-                                    int64_t length) {
+__global__ void scatter_rows_kernel(const T* gy, const int64_t* keys, const int32_t* order, T* gx, int64_t n, int64_t count,
+                                    int64_t inner, int64_t length) {
   const int64_t e = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (e >= n) return;
   const int64_t row = e / inner, i = e - row * inner, o = row / count;

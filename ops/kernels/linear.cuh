@@ -8,7 +8,9 @@ namespace flare {
 
 /// kWidth neighbouring elements moved as one access of up to 16 bytes.
 template <class T, int kWidth>
-struct alignas(sizeof(T) * kWidth) LinearPack { T v[kWidth]; };
+struct alignas(sizeof(T) * kWidth) LinearPack {
+  T v[kWidth];
+};
 
 /// y[i] += bias[i % channels]. One thread owns one pack of y: reads and writes it once, bias comes from L1.
 /// Index is uint32_t where the packs fit, since a 64-bit remainder would cost more than the memory access.
@@ -51,7 +53,8 @@ __global__ void column_sum_kernel(const T* x, float* out, int64_t rows, int64_t 
   __syncthreads();
   // Thread t adds column t of the block over the groups.
   const int columns = static_cast<int>(blockDim.x) * kWidth;
-  for (int c = static_cast<int>(threadIdx.y * blockDim.x + threadIdx.x); c < columns; c += static_cast<int>(blockDim.x * blockDim.y)) {
+  for (int c = static_cast<int>(threadIdx.y * blockDim.x + threadIdx.x); c < columns;
+       c += static_cast<int>(blockDim.x * blockDim.y)) {
     const int64_t column = static_cast<int64_t>(blockIdx.x) * columns + c;
     if (column >= channels) continue;
     float total = 0;

@@ -35,19 +35,22 @@ __global__ void cross_entropy_rows_kernel(const T* x, const int64_t* labels, flo
 }
 
 template <class T>
-void cross_entropy_cuda(const char* name, const T* x, const int64_t* labels, float* y, float* lse, int64_t rows, int64_t k, Stream& stream) {
+void cross_entropy_cuda(const char* name, const T* x, const int64_t* labels, float* y, float* lse, int64_t rows, int64_t k,
+                        Stream& stream) {
   const Tensor loss = Tensor::empty({rows}, DType::f32, Device::cuda);
   launch(name, cross_entropy_rows_kernel<T>, cover(rows * kWarp), stream, x, labels, lse, loss.data<float>(), rows, k);
   reduce_rows<1>(name, 1, rows, PlainTerm{loss.data<float>()}, WriteTimes{y, 1.0f / static_cast<float>(rows)}, stream);
 }
 
-template <class T> struct CrossEntropySlope {
+template <class T>
+struct CrossEntropySlope {
   const T* x;
   const int64_t* labels;
   const float *lse, *gy;
   int64_t k;
   float inverse;
-  template <int kVec> __device__ void operator()(int64_t b, int64_t, int64_t i, float (&v)[kVec]) const {
+  template <int kVec>
+  __device__ void operator()(int64_t b, int64_t, int64_t i, float (&v)[kVec]) const {
     const int64_t label = labels[b];
     const float scale = label >= 0 && label < k ? *gy * inverse : 0.0f, shift = lse[b];
     load_vec<kVec>(x + b * k + i, v);
@@ -55,7 +58,8 @@ template <class T> struct CrossEntropySlope {
   }
 };
 
-template <class T> struct BceTerm {
+template <class T>
+struct BceTerm {
   const T* x;
   const int64_t* labels;
   __device__ void operator()(int64_t, int64_t i, float (&sums)[1]) const {
@@ -63,12 +67,14 @@ template <class T> struct BceTerm {
     if (labels[i] == 0 || labels[i] == 1) sums[0] += fmaxf(v, 0.0f) - (labels[i] == 1 ? v : 0.0f) + log1pf(expf(-fabsf(v)));
   }
 };
-template <class T> struct BceSlope {
+template <class T>
+struct BceSlope {
   const T* x;
   const int64_t* labels;
   const float* gy;
   float inverse;
-  template <int kVec> __device__ void operator()(int64_t, int64_t, int64_t i, float (&v)[kVec]) const {
+  template <int kVec>
+  __device__ void operator()(int64_t, int64_t, int64_t i, float (&v)[kVec]) const {
     load_vec<kVec>(x + i, v);
     for (int j = 0; j < kVec; ++j) {
       const int64_t label = labels[i + j];
@@ -91,7 +97,10 @@ __global__ void correct_count_kernel(const T* x, const int64_t* labels, int64_t*
       float best = 0;
       for (int64_t i = 0; i < k; ++i) {
         const float v = static_cast<float>(x[b * k + i]);
-        if (v == v && (guess < 0 || v > best)) { best = v; guess = i; }
+        if (v == v && (guess < 0 || v > best)) {
+          best = v;
+          guess = i;
+        }
       }
     }
     correct += guess >= 0 && guess == labels[b];
@@ -104,18 +113,21 @@ __global__ void correct_count_kernel(const T* x, const int64_t* labels, int64_t*
   if (threadIdx.x == 0) *y = of_thread[0];
 }
 
-template <class T> struct SquaredError {
+template <class T>
+struct SquaredError {
   const T *p, *t;
   __device__ void operator()(int64_t, int64_t i, float (&sums)[1]) const {
     const float d = static_cast<float>(p[i]) - static_cast<float>(t[i]);
     sums[0] += d * d;
   }
 };
-template <class T> struct SquaredErrorSlope {
+template <class T>
+struct SquaredErrorSlope {
   const T *p, *t;
   const float* gy;
   float scale;
-  template <int kVec> __device__ void operator()(int64_t, int64_t, int64_t i, float (&v)[kVec]) const {
+  template <int kVec>
+  __device__ void operator()(int64_t, int64_t, int64_t i, float (&v)[kVec]) const {
     float u[kVec];
     load_vec<kVec>(p + i, v);
     load_vec<kVec>(t + i, u);
@@ -124,7 +136,8 @@ template <class T> struct SquaredErrorSlope {
 };
 
 /// Σ (p - t)² and Σ t² over the elements of sample b whose token is not masked; a token has `width` elements.
-template <class T> struct RelativeTerm {
+template <class T>
+struct RelativeTerm {
   const T *p, *t;
   const uint8_t* mask;
   int64_t n, width;
@@ -143,13 +156,15 @@ struct WriteNorms {
     ratio[b] = sums[1] > 0 ? error[b] / size[b] : 0.0f;
   }
 };
-template <bool kOfTarget, class T> struct RelativeSlope {
+template <bool kOfTarget, class T>
+struct RelativeSlope {
   const T *p, *t;
   const uint8_t* mask;
   const float *error, *size, *gy;
   int64_t n, width;
   float inverse;
-  template <int kVec> __device__ void operator()(int64_t b, int64_t, int64_t i, float (&v)[kVec]) const {
+  template <int kVec>
+  __device__ void operator()(int64_t b, int64_t, int64_t i, float (&v)[kVec]) const {
     float u[kVec];
     load_vec<kVec>(p + b * n + i, v);
     load_vec<kVec>(t + b * n + i, u);

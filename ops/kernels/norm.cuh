@@ -9,20 +9,23 @@
 
 namespace flare {
 
-inline constexpr int kNormWarps = 8;           // rows in flight in a block
-inline constexpr int64_t kNormBlocks = 528;    // blocks of the backward pass: fixed, so that the bits do not depend on the chip
+inline constexpr int kNormWarps = 8;         // rows in flight in a block
+inline constexpr int64_t kNormBlocks = 528;  // blocks of the backward pass: fixed, so that the bits do not depend on the chip
 
 /// Chunk j of a row in registers: valid unless beyond the row.
 template <class T>
 __device__ __forceinline__ void load_chunk(const T* row, int c, int j, float (&v)[4]) {
   const int i = (j * kWarp + static_cast<int>(threadIdx.x % kWarp)) * 4;
-  if (i < c) load_vec<4>(row + i, v);
-  else v[0] = v[1] = v[2] = v[3] = 0;
+  if (i < c)
+    load_vec<4>(row + i, v);
+  else
+    v[0] = v[1] = v[2] = v[3] = 0;
 }
 
 /// Grid: rows / 8 blocks of 8 warps.
 template <bool kCentered, int kChunks, class T>
-__global__ void norm_kernel(const T* x, const float* weight, const float* bias, T* y, float* mean, float* rstd, int64_t rows, int c, float eps) {
+__global__ void norm_kernel(const T* x, const float* weight, const float* bias, T* y, float* mean, float* rstd, int64_t rows, int c,
+                            float eps) {
   const int64_t row = static_cast<int64_t>(blockIdx.x) * kNormWarps + threadIdx.x / kWarp;
   if (row >= rows) return;
   const int lane = threadIdx.x % kWarp;
@@ -37,7 +40,10 @@ __global__ void norm_kernel(const T* x, const float* weight, const float* bias, 
 #pragma unroll
   for (int j = 0; j < kChunks; ++j)
     if ((j * kWarp + lane) * 4 < c)
-      for (int k = 0; k < 4; ++k) { v[j][k] -= mu; squares += v[j][k] * v[j][k]; }
+      for (int k = 0; k < 4; ++k) {
+        v[j][k] -= mu;
+        squares += v[j][k] * v[j][k];
+      }
   const float r = 1 / sqrtf(warp_sum(squares) / c + eps);
 #pragma unroll
   for (int j = 0; j < kChunks; ++j) {
@@ -53,7 +59,8 @@ __global__ void norm_kernel(const T* x, const float* weight, const float* bias, 
 }
 
 template <bool kCentered, class T>
-__global__ void norm_any_kernel(const T* x, const float* weight, const float* bias, T* y, float* mean, float* rstd, int64_t rows, int c, float eps) {
+__global__ void norm_any_kernel(const T* x, const float* weight, const float* bias, T* y, float* mean, float* rstd, int64_t rows,
+                                int c, float eps) {
   const int64_t row = static_cast<int64_t>(blockIdx.x) * kNormWarps + threadIdx.x / kWarp;
   if (row >= rows) return;
   const int lane = threadIdx.x % kWarp;
@@ -80,12 +87,13 @@ __global__ void norm_any_kernel(const T* x, const float* weight, const float* bi
 /// Σ gy in parts [2, blocks, c]. Each warp walks over rows with its columns' sums in registers; the block's warps then add
 /// theirs in order. Reads x and gy once, writes gx once. Dynamic shared memory: 2c floats.
 template <bool kCentered, int kChunks, class T>
-__global__ void norm_backward_kernel(const T* x, const float* weight, const float* mean, const float* rstd, const T* gy, T* gx, float* parts,
-                                     int64_t rows, int c) {
+__global__ void norm_backward_kernel(const T* x, const float* weight, const float* mean, const float* rstd, const T* gy, T* gx,
+                                     float* parts, int64_t rows, int c) {
   extern __shared__ float of_block[];
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   float gw[kChunks][4] = {}, gb[kChunks][4] = {};
-  for (int64_t row = static_cast<int64_t>(blockIdx.x) * kNormWarps + warp; row < rows; row += static_cast<int64_t>(gridDim.x) * kNormWarps) {
+  for (int64_t row = static_cast<int64_t>(blockIdx.x) * kNormWarps + warp; row < rows;
+       row += static_cast<int64_t>(gridDim.x) * kNormWarps) {
     float xh[kChunks][4], g[kChunks][4];
     const float mu = kCentered ? mean[row] : 0.0f, r = rstd[row];
     float sum_g = 0, sum_gx = 0;
@@ -144,15 +152,18 @@ __global__ void norm_any_backward_kernel(const T* x, const float* weight, const 
   const auto xh = [&](int i) { return (static_cast<float>(x[row * c + i]) - mu) * r; };
   const auto g = [&](int i) { return static_cast<float>(gy[row * c + i]) * weight[i]; };
   float sum_g = 0, sum_gx = 0;
-  for (int i = lane; i < c; i += kWarp) { sum_g += g(i); sum_gx += g(i) * xh(i); }
+  for (int i = lane; i < c; i += kWarp) {
+    sum_g += g(i);
+    sum_gx += g(i) * xh(i);
+  }
   const float mean_g = kCentered ? warp_sum(sum_g) / c : 0.0f, mean_gx = warp_sum(sum_gx) / c;
   for (int i = lane; i < c; i += kWarp) gx[row * c + i] = static_cast<T>(r * (g(i) - mean_g - xh(i) * mean_gx));
 }
 
 /// parts [2, n_parts, c] of Σ gy⊙x̂ and Σ gy. Grid: one block a (part of the rows, tile of 32 columns); block 32 x 8.
 template <bool kCentered, class T>
-__global__ void norm_any_params_kernel(const T* x, const float* mean, const float* rstd, const T* gy, float* parts, int64_t rows, int c,
-                                       int64_t n_parts, int64_t part, int64_t n_tiles) {
+__global__ void norm_any_params_kernel(const T* x, const float* mean, const float* rstd, const T* gy, float* parts, int64_t rows,
+                                       int c, int64_t n_parts, int64_t part, int64_t n_tiles) {
   __shared__ float gw_of[kNormWarps][kWarp], gb_of[kNormWarps][kWarp];
   const int64_t p = blockIdx.x / n_tiles, i = blockIdx.x % n_tiles * kWarp + threadIdx.x;
   const int64_t end = (p + 1) * part < rows ? (p + 1) * part : rows;
@@ -167,29 +178,40 @@ __global__ void norm_any_params_kernel(const T* x, const float* mean, const floa
   gb_of[threadIdx.y][threadIdx.x] = gb;
   __syncthreads();
   if (threadIdx.y != 0 || i >= c) return;
-  for (int w = 1; w < kNormWarps; ++w) { gw += gw_of[w][threadIdx.x]; gb += gb_of[w][threadIdx.x]; }
+  for (int w = 1; w < kNormWarps; ++w) {
+    gw += gw_of[w][threadIdx.x];
+    gb += gb_of[w][threadIdx.x];
+  }
   parts[p * c + i] = gw;
   if (kCentered) parts[(n_parts + p) * c + i] = gb;
 }
 
 /// Calls f with the number of 128-wide chunks as a constant, or 0 for rows that do not fit the register kernels.
-template <class F> void with_chunks(int64_t c, bool aligned, F&& f) {
-  if (!aligned || c % 4 != 0 || c > 1024) f(std::integral_constant<int, 0>{});
-  else if (c <= 128) f(std::integral_constant<int, 1>{});
-  else if (c <= 256) f(std::integral_constant<int, 2>{});
-  else if (c <= 512) f(std::integral_constant<int, 4>{});
-  else f(std::integral_constant<int, 8>{});
+template <class F>
+void with_chunks(int64_t c, bool aligned, F&& f) {
+  if (!aligned || c % 4 != 0 || c > 1024)
+    f(std::integral_constant<int, 0>{});
+  else if (c <= 128)
+    f(std::integral_constant<int, 1>{});
+  else if (c <= 256)
+    f(std::integral_constant<int, 2>{});
+  else if (c <= 512)
+    f(std::integral_constant<int, 4>{});
+  else
+    f(std::integral_constant<int, 8>{});
 }
 
 template <bool kCentered, class T>
-void norm_cuda(const char* name, const T* x, const float* weight, const float* bias, T* y, float* mean, float* rstd, int64_t rows, int64_t c,
-               double eps, Stream& stream) {
+void norm_cuda(const char* name, const T* x, const float* weight, const float* bias, T* y, float* mean, float* rstd, int64_t rows,
+               int64_t c, double eps, Stream& stream) {
   const LaunchShape shape = cover(rows * kWarp, kNormWarps * kWarp);
   with_chunks(c, fits_vec(x, c, sizeof(T), 4) && fits_vec(y, c, sizeof(T), 4), [&](auto chunks) {
     constexpr int kChunks = decltype(chunks)::value;
     const auto kernel = [] {
-      if constexpr (kChunks == 0) return norm_any_kernel<kCentered, T>;
-      else return norm_kernel<kCentered, kChunks, T>;
+      if constexpr (kChunks == 0)
+        return norm_any_kernel<kCentered, T>;
+      else
+        return norm_kernel<kCentered, kChunks, T>;
     }();
     launch(name, kernel, shape, stream, x, weight, bias, y, mean, rstd, rows, static_cast<int>(c), static_cast<float>(eps));
   });
@@ -206,13 +228,14 @@ void norm_backward_cuda(const char* name, const T* x, const float* weight, const
     const Tensor parts = Tensor::empty({2, n_parts, c}, DType::f32, Device::cuda);
     float* to = parts.data<float>();
     if constexpr (kChunks == 0) {
-      launch(name, norm_any_backward_kernel<kCentered, T>, cover(rows * kWarp, kNormWarps * kWarp), stream, x, weight, mean, rstd, gy, gx,
-             rows, width);
+      launch(name, norm_any_backward_kernel<kCentered, T>, cover(rows * kWarp, kNormWarps * kWarp), stream, x, weight, mean, rstd,
+             gy, gx, rows, width);
       const int64_t tiles = (c + kWarp - 1) / kWarp;
-      launch(name, norm_any_params_kernel<kCentered, T>, {dim3(static_cast<unsigned>(n_parts * tiles)), dim3(kWarp, kNormWarps)}, stream, x,
-             mean, rstd, gy, to, rows, width, n_parts, (rows + n_parts - 1) / n_parts, tiles);
+      launch(name, norm_any_params_kernel<kCentered, T>, {dim3(static_cast<unsigned>(n_parts * tiles)), dim3(kWarp, kNormWarps)},
+             stream, x, mean, rstd, gy, to, rows, width, n_parts, (rows + n_parts - 1) / n_parts, tiles);
     } else {
-      const LaunchShape shape{dim3(static_cast<unsigned>(n_parts)), dim3(kNormWarps * kWarp), 2 * c * static_cast<int64_t>(sizeof(float))};
+      const LaunchShape shape{dim3(static_cast<unsigned>(n_parts)), dim3(kNormWarps * kWarp),
+                              2 * c * static_cast<int64_t>(sizeof(float))};
       launch(name, norm_backward_kernel<kCentered, kChunks, T>, shape, stream, x, weight, mean, rstd, gy, gx, to, rows, width);
     }
     launch_column_sums<1, 32>(name, to, nullptr, gw, 1, n_parts, c, 1, 1.0f, nullptr, stream);

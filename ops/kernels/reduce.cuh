@@ -36,13 +36,15 @@ __global__ void row_sums_kernel(Term term, Write write, int64_t rows, int64_t n,
   if (first == 0) write(unit, sums);
 }
 
-template <int kSums> struct WriteParts {
+template <int kSums>
+struct WriteParts {
   float* parts;
   __device__ void operator()(int64_t unit, const float (&sums)[kSums]) const {
     for (int k = 0; k < kSums; ++k) parts[unit * kSums + k] = sums[k];
   }
 };
-template <int kSums> struct AddParts {
+template <int kSums>
+struct AddParts {
   const float* parts;
   int64_t n_parts;
   __device__ void operator()(int64_t row, int64_t i, float (&sums)[kSums]) const {
@@ -56,28 +58,34 @@ void reduce_rows(const char* name, int64_t rows, int64_t n, Term term, Write wri
   constexpr int kThreads = 256;
   const auto by_warp = [&](auto t) {
     const int64_t blocks = (rows + kThreads / kWarp - 1) / (kThreads / kWarp);
-    const int64_t length = [&] { if constexpr (std::is_same_v<decltype(t), AddParts<kSums>>) return t.n_parts; else return n; }();
-    launch(name, row_sums_kernel<kSums, kWarp, decltype(t), Write>,
-           {dim3(static_cast<unsigned>(blocks)), dim3(kThreads)}, stream, t, write, rows, length, int64_t{1}, length);
+    const int64_t length = [&] {
+      if constexpr (std::is_same_v<decltype(t), AddParts<kSums>>)
+        return t.n_parts;
+      else
+        return n;
+    }();
+    launch(name, row_sums_kernel<kSums, kWarp, decltype(t), Write>, {dim3(static_cast<unsigned>(blocks)), dim3(kThreads)}, stream,
+           t, write, rows, length, int64_t{1}, length);
   };
   if (n <= 1024) return by_warp(term);
   const int64_t parts = split_count(rows, n, 2048);
   if (parts == 1) {
-    launch(name, row_sums_kernel<kSums, kThreads, Term, Write>,
-           {dim3(static_cast<unsigned>(rows)), dim3(kThreads)}, stream, term, write, rows, n, int64_t{1}, n);
+    launch(name, row_sums_kernel<kSums, kThreads, Term, Write>, {dim3(static_cast<unsigned>(rows)), dim3(kThreads)}, stream, term,
+           write, rows, n, int64_t{1}, n);
     return;
   }
   const Tensor partial = Tensor::empty({rows * parts, kSums}, DType::f32, Device::cuda);
-  launch(name, row_sums_kernel<kSums, kThreads, Term, WriteParts<kSums>>, {dim3(static_cast<unsigned>(rows * parts)), dim3(kThreads)},
-         stream, term, WriteParts<kSums>{partial.data<float>()}, rows, n, parts, (n + parts - 1) / parts);
+  launch(name, row_sums_kernel<kSums, kThreads, Term, WriteParts<kSums>>,
+         {dim3(static_cast<unsigned>(rows * parts)), dim3(kThreads)}, stream, term, WriteParts<kSums>{partial.data<float>()}, rows,
+         n, parts, (n + parts - 1) / parts);
   by_warp(AddParts<kSums>{partial.data<float>(), parts});
 }
 
 /// y[o,p,i] = scale * row_scale[o] * sum over the r of part p with mask[o,r] of x[o,r,i].
 /// Grid: one block a (outer, part, tile of 32*kVec columns). Block: 32 x kRows; thread (tx, ty) adds the rows ty, ty+kRows, ...
 template <int kVec, int kRows, class T, class Out>
-__global__ void column_sums_kernel(const T* x, const uint8_t* mask, Out* y, int64_t reduce, int64_t inner, int64_t n_parts, int64_t part,
-                                   int64_t n_tiles, float scale, const float* row_scale) {
+__global__ void column_sums_kernel(const T* x, const uint8_t* mask, Out* y, int64_t reduce, int64_t inner, int64_t n_parts,
+                                   int64_t part, int64_t n_tiles, float scale, const float* row_scale) {
   __shared__ float of_row[kRows][kWarp * kVec];
   const int64_t tile = blockIdx.x % n_tiles, unit = blockIdx.x / n_tiles, o = unit / n_parts;
   const int64_t begin = (unit % n_parts) * part, end = begin + part < reduce ? begin + part : reduce;
@@ -113,21 +121,23 @@ void launch_column_sums(const char* name, const T* x, const uint8_t* mask, Out* 
                         int64_t parts, float scale, const float* row_scale, Stream& stream) {
   const int64_t tiles = (inner + kWarp * kVec - 1) / (kWarp * kVec);
   const LaunchShape shape{dim3(static_cast<unsigned>(outer * parts * tiles)), dim3(kWarp, kRows)};
-  launch(name, column_sums_kernel<kVec, kRows, T, Out>, shape, stream, x, mask, y, reduce, inner, parts, (reduce + parts - 1) / parts,
-         tiles, scale, row_scale);
+  launch(name, column_sums_kernel<kVec, kRows, T, Out>, shape, stream, x, mask, y, reduce, inner, parts,
+         (reduce + parts - 1) / parts, tiles, scale, row_scale);
 }
 
 /// y[o,i] = scale * row_scale[o] * sum over r with mask[o,r] of x[o,r,i]; mask [outer,reduce] and row_scale [outer] may be null.
 template <class T, class Out>
-void column_sums(const char* name, const T* x, const uint8_t* mask, Out* y, int64_t outer, int64_t reduce, int64_t inner, double scale,
-                 const float* row_scale, Stream& stream) {
+void column_sums(const char* name, const T* x, const uint8_t* mask, Out* y, int64_t outer, int64_t reduce, int64_t inner,
+                 double scale, const float* row_scale, Stream& stream) {
   const float factor = static_cast<float>(scale);
   const bool wide = fits_vec(x, inner, sizeof(T), 4) && fits_vec(y, inner, sizeof(Out), 4);
   const int64_t width = wide ? 4 * kWarp : kWarp;
   const int64_t parts = split_count(outer * ((inner + width - 1) / width), reduce, 64);
   const auto first = [&](auto* to, float f, const float* rs) {
-    if (wide) launch_column_sums<4, 8>(name, x, mask, to, outer, reduce, inner, parts, f, rs, stream);
-    else launch_column_sums<1, 8>(name, x, mask, to, outer, reduce, inner, parts, f, rs, stream);
+    if (wide)
+      launch_column_sums<4, 8>(name, x, mask, to, outer, reduce, inner, parts, f, rs, stream);
+    else
+      launch_column_sums<1, 8>(name, x, mask, to, outer, reduce, inner, parts, f, rs, stream);
   };
   if (parts == 1) return first(y, factor, row_scale);
   const Tensor partial = Tensor::empty({outer, parts, inner}, DType::f32, Device::cuda);
@@ -155,11 +165,15 @@ void fill_layout(const char* name, T* out, int64_t outer, int64_t reduce, int64_
   const bool wide = inputs_fit && fits_vec(out, inner, sizeof(T), 4);
   if (n < int64_t{1} << 31) {  // 32-bit division is several times faster
     const auto n32 = static_cast<uint32_t>(n), r32 = static_cast<uint32_t>(reduce), i32 = static_cast<uint32_t>(inner);
-    if (wide) launch(name, fill_kernel<4, uint32_t, T, F>, cover(n / 4), stream, out, n32, r32, i32, value);
-    else launch(name, fill_kernel<1, uint32_t, T, F>, cover(n), stream, out, n32, r32, i32, value);
+    if (wide)
+      launch(name, fill_kernel<4, uint32_t, T, F>, cover(n / 4), stream, out, n32, r32, i32, value);
+    else
+      launch(name, fill_kernel<1, uint32_t, T, F>, cover(n), stream, out, n32, r32, i32, value);
   } else {
-    if (wide) launch(name, fill_kernel<4, int64_t, T, F>, cover(n / 4), stream, out, n, reduce, inner, value);
-    else launch(name, fill_kernel<1, int64_t, T, F>, cover(n), stream, out, n, reduce, inner, value);
+    if (wide)
+      launch(name, fill_kernel<4, int64_t, T, F>, cover(n / 4), stream, out, n, reduce, inner, value);
+    else
+      launch(name, fill_kernel<1, int64_t, T, F>, cover(n), stream, out, n, reduce, inner, value);
   }
 }
 

@@ -21,7 +21,8 @@ static __global__ void rope_table_kernel(float* table, int64_t n_entries, int64_
 
 /// One thread turns one pair: reads and writes two neighbouring elements, the table comes from L2.
 template <class T>
-__global__ void rope_kernel(const T* x, const float* table, T* y, int64_t n_pairs, int64_t tokens, int64_t pairs_per_token, int64_t half) {
+__global__ void rope_kernel(const T* x, const float* table, T* y, int64_t n_pairs, int64_t tokens, int64_t pairs_per_token,
+                            int64_t half) {
   const int64_t p = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (p >= n_pairs) return;
   const int64_t token = p / pairs_per_token, i = (p - token * pairs_per_token) % half, n = token % tokens;

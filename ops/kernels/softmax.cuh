@@ -9,7 +9,8 @@
 namespace flare {
 
 /// Where a thread's line starts, which of its elements the thread takes, and how partial results meet.
-template <int kGroup> struct Line {
+template <int kGroup>
+struct Line {
   int64_t at, first, step, stride;
   bool valid;
   __device__ Line(int64_t outer, int64_t n, int64_t inner) {
@@ -21,10 +22,14 @@ template <int kGroup> struct Line {
     valid = line < outer * inner;
     at = line / inner * n * inner + line % inner;
   }
-  template <class F> __device__ static float combine(float v, F f) {
-    if constexpr (kGroup == 1) return v;
-    else if constexpr (kGroup == kWarp) return warp_reduce(v, f);
-    else return block_reduce(v, f);
+  template <class F>
+  __device__ static float combine(float v, F f) {
+    if constexpr (kGroup == 1)
+      return v;
+    else if constexpr (kGroup == kWarp)
+      return warp_reduce(v, f);
+    else
+      return block_reduce(v, f);
   }
 };
 
@@ -68,16 +73,24 @@ inline constexpr int kSoftmaxThreads = 256;
 
 template <bool kLog, class T>
 void softmax_cuda(const char* name, const T* x, T* y, int64_t outer, int64_t n, int64_t inner, Stream& stream) {
-  if (inner > 1) launch(name, softmax_kernel<kLog, 1, T>, cover(outer * inner, kSoftmaxThreads), stream, x, y, outer, n, inner);
-  else if (n <= 1024) launch(name, softmax_kernel<kLog, kWarp, T>, cover(outer * kWarp, kSoftmaxThreads), stream, x, y, outer, n, inner);
-  else launch(name, softmax_kernel<kLog, kSoftmaxThreads, T>, cover(outer * kSoftmaxThreads, kSoftmaxThreads), stream, x, y, outer, n, inner);
+  if (inner > 1)
+    launch(name, softmax_kernel<kLog, 1, T>, cover(outer * inner, kSoftmaxThreads), stream, x, y, outer, n, inner);
+  else if (n <= 1024)
+    launch(name, softmax_kernel<kLog, kWarp, T>, cover(outer * kWarp, kSoftmaxThreads), stream, x, y, outer, n, inner);
+  else
+    launch(name, softmax_kernel<kLog, kSoftmaxThreads, T>, cover(outer * kSoftmaxThreads, kSoftmaxThreads), stream, x, y, outer, n,
+           inner);
 }
 template <bool kLog, class T>
-void softmax_backward_cuda(const char* name, const T* y, const T* gy, T* gx, int64_t outer, int64_t n, int64_t inner, Stream& stream) {
+void softmax_backward_cuda(const char* name, const T* y, const T* gy, T* gx, int64_t outer, int64_t n, int64_t inner,
+                           Stream& stream) {
   constexpr int kT = kSoftmaxThreads;
-  if (inner > 1) launch(name, softmax_backward_kernel<kLog, 1, T>, cover(outer * inner, kT), stream, y, gy, gx, outer, n, inner);
-  else if (n <= 1024) launch(name, softmax_backward_kernel<kLog, kWarp, T>, cover(outer * kWarp, kT), stream, y, gy, gx, outer, n, inner);
-  else launch(name, softmax_backward_kernel<kLog, kT, T>, cover(outer * kT, kT), stream, y, gy, gx, outer, n, inner);
+  if (inner > 1)
+    launch(name, softmax_backward_kernel<kLog, 1, T>, cover(outer * inner, kT), stream, y, gy, gx, outer, n, inner);
+  else if (n <= 1024)
+    launch(name, softmax_backward_kernel<kLog, kWarp, T>, cover(outer * kWarp, kT), stream, y, gy, gx, outer, n, inner);
+  else
+    launch(name, softmax_backward_kernel<kLog, kT, T>, cover(outer * kT, kT), stream, y, gy, gx, outer, n, inner);
 }
 
 }  // namespace flare

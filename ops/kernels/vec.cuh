@@ -6,7 +6,10 @@
 
 namespace flare {
 
-template <class T, int kVec> struct alignas(sizeof(T) * kVec) Pack { T v[kVec]; };
+template <class T, int kVec>
+struct alignas(sizeof(T) * kVec) Pack {
+  T v[kVec];
+};
 
 /// p must be aligned to sizeof(T) * kVec bytes.
 template <int kVec, class T>

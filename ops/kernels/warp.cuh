@@ -6,8 +6,12 @@ namespace flare {
 
 inline constexpr int kWarp = 32;
 
-struct Plus { __device__ float operator()(float a, float b) const { return a + b; } };
-struct Larger { __device__ float operator()(float a, float b) const { return fmaxf(a, b); } };
+struct Plus {
+  __device__ float operator()(float a, float b) const { return a + b; }
+};
+struct Larger {
+  __device__ float operator()(float a, float b) const { return fmaxf(a, b); }
+};
 
 /// Combines the values of the 32 lanes; every lane gets the result. All lanes must take part.
 template <class F>

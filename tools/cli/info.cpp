@@ -9,8 +9,8 @@
 #endif
 
 #include "autograd/op.h"
-#include "core/parallel.h"
 #include "core/device.h"
+#include "core/parallel.h"
 #include "datasets/registry.h"
 #include "tools/cli/commands.h"
 #include "tools/train/fields.h"

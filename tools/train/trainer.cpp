@@ -4,10 +4,10 @@
 
 #include <fmt/format.h>
 
-#include "core/parallel.h"
 #include "core/allocator.h"
 #include "core/file.h"
 #include "core/log.h"
+#include "core/parallel.h"
 #include "nn/checkpoint.h"
 #include "ops/pointwise.h"
 #include "tools/train/diagnose.h"
