@@ -1,51 +1,12 @@
-#include <cmath>
-#include <filesystem>
-#include <fstream>
+/// ListOps: the grammar, the generator's distribution and repeatability, the importer of the published files.
 #include <set>
-#include <string>
 
-#include <doctest/doctest.h>
-
-#include <unistd.h>
-
-#include "core/file.h"
 #include "core/parallel.h"
 #include "datasets/lra/listops.h"
-#include "datasets/prepared.h"
 #include "datasets/registry.h"
-
-using namespace flare;
-namespace fs = std::filesystem;
+#include "tests/dataset_fixtures.h"
 
 namespace {
-
-/// A folder that disappears with the test case.
-struct Folder {
-  fs::path path = fs::temp_directory_path() / ("flare_listops_" + std::to_string(getpid()) + "_" + std::to_string(counter()++));
-  Folder() { fs::create_directories(path); }
-  ~Folder() { fs::remove_all(path); }
-  std::string operator/(const std::string& name) const { return (path / name).string(); }
-  static int& counter() {
-    static int n = 0;
-    return n;
-  }
-};
-
-template <class F>
-std::string message_of(F&& f, int exit_code) {
-  try {
-    f();
-  } catch (const Error& e) {
-    CHECK(e.exit_code() == exit_code);
-    return e.what();
-  }
-  return "no error";
-}
-#define CHECK_SAYS(code, text, ...)                                  \
-  do {                                                               \
-    const std::string says = message_of([&] { __VA_ARGS__; }, code); \
-    CHECK_MESSAGE(says.find(text) != std::string::npos, says);       \
-  } while (0)
 
 std::string text_of(const Column& c, int64_t i) {
   std::string out;
@@ -122,7 +83,7 @@ TEST_CASE("listops: malformed expressions are refused") {
 }
 
 TEST_CASE("listops: real-size samples have the published label histogram and lengths") {
-  const Folder tmp;
+  const TemporaryFolder tmp;
   constexpr int64_t n = 20000;
   generate_listops({.seed = 1, .train = n, .val = 500, .test = 500}, tmp / "listops");
   const PreparedFolder folder(tmp / "listops");
@@ -173,7 +134,7 @@ TEST_CASE("listops: real-size samples have the published label histogram and len
 }
 
 TEST_CASE("listops: short expressions keep every option, no duplicates over the splits") {
-  const Folder tmp;
+  const TemporaryFolder tmp;
   generate_listops(mini(3), tmp / "mini");
   const PreparedFolder folder(tmp / "mini");
   std::set<std::string> seen;
@@ -196,7 +157,7 @@ TEST_CASE("listops: short expressions keep every option, no duplicates over the 
 }
 
 TEST_CASE("listops: the seed decides everything, the number of threads nothing") {
-  const Folder tmp;
+  const TemporaryFolder tmp;
   const int threads = thread_count();
   set_thread_count(1);
   generate_listops(mini(5), tmp / "a");
@@ -216,7 +177,7 @@ TEST_CASE("listops: the seed decides everything, the number of threads nothing")
 }
 
 TEST_CASE("listops: impossible options are configuration errors") {
-  const Folder tmp;
+  const TemporaryFolder tmp;
   const auto with = [](auto change) {
     ListopsOptions o = mini(0);
     change(o);
@@ -242,7 +203,7 @@ TEST_CASE("listops: impossible options are configuration errors") {
 }
 
 TEST_CASE("listops: the registry generates it and names mistakes") {
-  const Folder tmp;
+  const TemporaryFolder tmp;
   REQUIRE(find_dataset("listops").name == "listops");
   GenerateOptions g{
       .seed = 5,
@@ -261,7 +222,7 @@ TEST_CASE("listops: the registry generates it and names mistakes") {
 }
 
 TEST_CASE("listops: the official TSV files are imported") {
-  const Folder tmp;
+  const TemporaryFolder tmp;
   fs::create_directories(tmp / "tsv");
   const std::string header = "Source\tTarget\r\n";
   write(tmp / "tsv/basic_train.tsv",
