@@ -42,7 +42,7 @@ struct ModelConfig {
   std::string head = "linear";
   int64_t io_layers = 2;
   double dropout = 0, attention_dropout = 0, embedding_dropout = 0, head_dropout = 0;
-  CompatConfig compat;
+  CompatConfig compat;  // a section of its own in a recipe, beside `model`
 
   template <class F>
   void describe(F& f) {
@@ -69,7 +69,6 @@ struct ModelConfig {
     f("attention_dropout", attention_dropout, "dropout probability of the attention weights");
     f("embedding_dropout", embedding_dropout, "dropout probability of the token embeddings");
     f("head_dropout", head_dropout, "dropout probability before the classifier");
-    f("compat", compat, "behaviours kept only to reproduce published numbers");
   }
 };
 

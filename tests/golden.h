@@ -28,6 +28,15 @@ struct JsonVisitor {
   }
 };
 
+/// The model of a golden file; `compat` lies beside its other keys.
+inline ModelConfig model_config(const nlohmann::json& tree) {
+  ModelConfig config;
+  JsonVisitor visit{tree};
+  config.describe(visit);
+  visit("compat", config.compat, "");
+  return config;
+}
+
 struct Golden {
   explicit Golden(const std::string& name)
       : file(read_safetensors(std::string(FLARE_SOURCE_DIR) + "/tests/golden/" + name + ".safetensors")) {}

@@ -201,6 +201,12 @@ TEST_CASE("recipe: values no run can use are refused by key") {
   CHECK(contains(error_of([] { read_recipe("/nowhere/recipe.json"); }), "no such recipe file"));
 }
 
+TEST_CASE("recipe: compat is a section of its own") {
+  CHECK(parse_recipe(R"({"compat": {"flare_py": true}})", "r").model.compat.flare_py);
+  CHECK_FALSE(parse_recipe("{}", "r").model.compat.flare_py);
+  CHECK(contains(error_of([] { parse_recipe("{}", "r", {"model.compat.flare_py=true"}); }), "model.compat"));
+}
+
 TEST_CASE("recipe: the help lists every key") {
   const std::string help = config_help();
   for (const char* key : {"task.data", "model.latents", "train.steps", "optim.schedule.warmup", "seed"}) CHECK(contains(help, key));

@@ -24,8 +24,7 @@ struct Setting {
 struct Case {
   Case(const std::string& name, const Setting& s) : golden(name), setting(s) {
     const nlohmann::json json = golden.metadata("config");
-    JsonVisitor visitor{json};
-    config.describe(visitor);
+    config = model_config(json);
     const auto integer = [&json](const char* key) { return json.at(key).get<int64_t>(); };
     is_operator = json.at("model") == "operator";
     if (is_operator) {

@@ -84,8 +84,8 @@ TEST_CASE("listops: malformed expressions are refused") {
 
 TEST_CASE("listops: real-size samples have the published label histogram and lengths") {
   const TemporaryFolder tmp;
-  constexpr int64_t n = 20000;
-  generate_listops({.seed = 1, .train = n, .val = 500, .test = 500}, tmp / "listops");
+  constexpr int64_t n = 96000;
+  generate_listops({.seed = 1, .train = n, .val = 2000, .test = 2000}, tmp / "listops");
   const PreparedFolder folder(tmp / "listops");
   CHECK(folder.info().vocabulary == 16);
   CHECK(folder.info().n_classes == 10);
@@ -130,7 +130,7 @@ TEST_CASE("listops: real-size samples have the published label histogram and len
     const Column& c = folder.column(split, "tokens");
     for (int64_t i = 0; i < count; ++i) seen.emplace(c.row(c.begin(i)), static_cast<size_t>(c.length(i)));
   }
-  CHECK(seen.size() == n + 1000);
+  CHECK(seen.size() == n + 4000);
 }
 
 TEST_CASE("listops: short expressions keep every option, no duplicates over the splits") {

@@ -72,6 +72,7 @@ struct Recipe {
     f("model", model, "the network");
     f("train", train, "length, batches, reports");
     f("optim", optim, "optimizer and schedule");
+    f("compat", model.compat, "behaviours kept only to reproduce published numbers");
     f("seed", seed, "seed of weights, shuffling and dropout");
     f("version", version, "version of flare that wrote this file");
   }
