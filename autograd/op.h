@@ -31,6 +31,9 @@ struct OutSpec {
 };
 using OutSpecs = std::vector<OutSpec>;
 
+/// Why an op that is itself a backward pass states no derivative.
+inline constexpr const char* kFirstOrderOnly = "a backward pass; the tape differentiates once";
+
 /// What the tape must hold on to for the vjp. Shapes and dtypes are always kept.
 enum class Keep { nothing, inputs, outputs, both };
 

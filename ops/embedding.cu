@@ -14,7 +14,7 @@ namespace {
 /// gweight[v,c] = Σ gy[t,c] over the tokens t with id v.  Inputs tokens, gy; gweight has param_dtype(gy).
 struct EmbeddingBackward {
   static constexpr const char* name = "embedding_backward";
-  static constexpr const char* not_differentiable = "second derivatives are not implemented";
+  static constexpr const char* not_differentiable = kFirstOrderOnly;
   struct Attrs {
     int64_t v_count = 0;
   };

@@ -57,7 +57,7 @@ struct FlareMixerBackward {
   static constexpr const char* name = "flare_mixer_backward";
   using Attrs = MixerAttrs;
   static constexpr bool takes_strided = true;
-  static constexpr const char* not_differentiable = "the backward pass of the mixer is not differentiated again";
+  static constexpr const char* not_differentiable = kFirstOrderOnly;
   static OutSpecs infer(Inputs in, const Attrs& a) {
     const Extents e = extents_of(name, in[0], in[1], in[2], in[3]);
     const DType t = in[1].dtype(), wide = param_dtype(t);

@@ -12,8 +12,6 @@
 namespace flare {
 namespace {
 
-constexpr const char* kNoSecond = "second derivatives are not implemented";
-
 void check_labels(const char* name, const Tensor& labels, int64_t rows, int64_t k) {
   const int64_t* y = labels.data<int64_t>();
   for (int64_t b = 0; b < rows; ++b)
@@ -23,7 +21,7 @@ void check_labels(const char* name, const Tensor& labels, int64_t rows, int64_t 
 /// glogits[b,k] = gy/B · (exp(logits[b,k] - lse[b]) - [k = label b]).  Inputs logits, labels, lse, gy.
 struct CrossEntropyBackward {
   static constexpr const char* name = "cross_entropy_backward";
-  static constexpr const char* not_differentiable = kNoSecond;
+  static constexpr const char* not_differentiable = kFirstOrderOnly;
   struct Attrs {};
   static OutSpecs infer(Inputs in, const Attrs&) { return {{in[0].shape(), in[0].dtype()}}; }
   static void forward_cpu(Inputs in, Outputs out, const Attrs&) {
@@ -124,7 +122,7 @@ FLARE_REGISTER_OP(CrossEntropy);
 /// glogits[b] = gy/B · (σ(logits[b]) - labels[b]).  Inputs logits, labels, gy.
 struct BceBackward {
   static constexpr const char* name = "bce_with_logits_backward";
-  static constexpr const char* not_differentiable = kNoSecond;
+  static constexpr const char* not_differentiable = kFirstOrderOnly;
   struct Attrs {};
   static OutSpecs infer(Inputs in, const Attrs&) { return {{in[0].shape(), in[0].dtype()}}; }
   static void forward_cpu(Inputs in, Outputs out, const Attrs&) {

@@ -11,8 +11,6 @@
 namespace flare {
 namespace {
 
-constexpr const char* kNoSecond = "second derivatives are not implemented";
-
 void check_pair(const char* name, const Tensor& pred, const Tensor& target) {
   check(is_float(pred.dtype()), name, ": needs a floating dtype, got ", pred.dtype());
   check(pred.shape() == target.shape() && pred.dtype() == target.dtype(), name, ": pred ", pred.dtype(), " ", pred.shape(),
@@ -23,7 +21,7 @@ void check_pair(const char* name, const Tensor& pred, const Tensor& target) {
 /// gpred = 2 gy/n · (pred - target).  Inputs pred, target, gy.
 struct MseBackward {
   static constexpr const char* name = "mse_backward";
-  static constexpr const char* not_differentiable = kNoSecond;
+  static constexpr const char* not_differentiable = kFirstOrderOnly;
   struct Attrs {};
   static OutSpecs infer(Inputs in, const Attrs&) { return {{in[0].shape(), in[0].dtype()}}; }
   static void forward_cpu(Inputs in, Outputs out, const Attrs&) {
@@ -110,7 +108,7 @@ const uint8_t* optional_mask(const Tensor& mask) { return mask ? mask.data<uint8
 template <bool kOfTarget>
 struct RelativeL2Backward {
   static constexpr const char* name = kOfTarget ? "relative_l2_backward_target" : "relative_l2_backward";
-  static constexpr const char* not_differentiable = kNoSecond;
+  static constexpr const char* not_differentiable = kFirstOrderOnly;
   struct Attrs {};
   static OutSpecs infer(Inputs in, const Attrs&) { return {{in[0].shape(), in[0].dtype()}}; }
   static void forward_cpu(Inputs in, Outputs out, const Attrs&) {

@@ -110,7 +110,7 @@ struct AtIndex {
 /// gx[o,r,i] = gy[o,i] where r = index[o,i], else 0.
 struct MaxBackward {
   static constexpr const char* name = "max_backward";
-  static constexpr const char* not_differentiable = "second derivatives are not implemented";
+  static constexpr const char* not_differentiable = kFirstOrderOnly;
   struct Attrs {
     Shape shape;
     int64_t outer = 1, reduce = 1, inner = 1;

@@ -17,7 +17,7 @@ namespace {
 template <bool kCentered>
 struct NormBackward {
   static constexpr const char* name = kCentered ? "layer_norm_backward" : "rms_norm_backward";
-  static constexpr const char* not_differentiable = "second derivatives are not implemented";
+  static constexpr const char* not_differentiable = kFirstOrderOnly;
   static constexpr size_t kRstd = kCentered ? 3 : 2, kGy = kRstd + 1;
   struct Attrs {};
   static OutSpecs infer(Inputs in, const Attrs&) {

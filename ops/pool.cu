@@ -38,7 +38,7 @@ struct MaskedSpread {
 /// gx[b,n,c] = mask[b,n]·inverse[b]·gy[b,c]
 struct MaskedMeanBackward {
   static constexpr const char* name = "masked_mean_backward";
-  static constexpr const char* not_differentiable = "second derivatives are not implemented";
+  static constexpr const char* not_differentiable = kFirstOrderOnly;
   struct Attrs {};
   static OutSpecs infer(Inputs in, const Attrs&) {
     const Tensor &gy = in[0], &mask = in[1];

@@ -48,7 +48,7 @@ struct SdpaBackward {
   static constexpr const char* name = "sdpa_backward";
   using Attrs = SdpaAttrs;
   static constexpr bool takes_strided = true;
-  static constexpr const char* not_differentiable = "the backward pass of attention is not differentiated again";
+  static constexpr const char* not_differentiable = kFirstOrderOnly;
   static OutSpecs infer(Inputs in, const Attrs& a) {
     const Extents e = extents_of(name, in[0], in[1], in[2], in[3]);
     const Shape out{e.B, e.H, e.n_query, e.D};

@@ -40,7 +40,7 @@ void each_line(const AxisLayout& l, const F& body) {
 template <bool kLog>
 struct SoftmaxBackward {
   static constexpr const char* name = kLog ? "log_softmax_backward" : "softmax_backward";
-  static constexpr const char* not_differentiable = "second derivatives are not implemented";
+  static constexpr const char* not_differentiable = kFirstOrderOnly;
   using Attrs = AxisAttrs;
   static OutSpecs infer(Inputs in, const Attrs&) {
     check(in[0].shape() == in[1].shape() && in[0].dtype() == in[1].dtype(), name, ": y ", in[0].dtype(), " ", in[0].shape(),

@@ -108,11 +108,12 @@ Context Trainer::training_context(int64_t micro) const {
   return context;
 }
 
-void Trainer::forward_backward(const Batch& batch, Context& context, bool* in_backward) {
+Trainer::Forward Trainer::forward_backward(const Batch& batch, Context& context, bool* in_backward) {
   const Tensor output = task_->forward(batch, context);
   const Tensor loss = task_->loss(output, batch);
   if (in_backward) *in_backward = true;
   backward(recipe_.train.accumulate > 1 ? affine(loss, 1.0 / static_cast<double>(recipe_.train.accumulate), 0.0) : loss);
+  return {output.detach(), loss.detach()};
 }
 
 void Trainer::train_step() {
@@ -124,13 +125,10 @@ void Trainer::train_step() {
     const Batch batch = to_device(current_, device_);
     data_seconds_ += seconds_since(data_start);
     Context context = training_context(micro);
-    const Tensor output = task_->forward(batch, context);
-    const Tensor loss = task_->loss(output, batch);
-    backward(accumulate_steps > 1 ? affine(loss, 1.0 / static_cast<double>(accumulate_steps), 0.0) : loss);
+    const Forward result = forward_backward(batch, context, nullptr);
     const NoGrad no_grad;
-    const Tensor loss_value = cast_to(loss.detach(), DType::f32).viewed_as({});
-    accumulate(loss_value, loss_sum_);
-    accumulate(cast_to(task_->score_sum(output.detach(), batch), DType::f32).viewed_as({}), score_sum_);
+    accumulate(cast_to(result.loss, DType::f32).viewed_as({}), loss_sum_);
+    accumulate(cast_to(task_->score_sum(result.output, batch), DType::f32).viewed_as({}), score_sum_);
     ++n_batches_;
     n_samples_ += batch.n_samples;
     n_tokens_ += batch.n_tokens;

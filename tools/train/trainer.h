@@ -46,7 +46,10 @@ class Trainer {
 
  private:
   void train_step();
-  void forward_backward(const Batch& batch, Context& context, bool* in_backward);
+  struct Forward {
+    Tensor output, loss;  // off the tape
+  };
+  Forward forward_backward(const Batch& batch, Context& context, bool* in_backward);
   void log_point();
   bool validate();
   void save(const std::string& name);
