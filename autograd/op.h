@@ -110,16 +110,14 @@ concept CompositeOp = NamedOp<Op> && requires(Inputs in, const typename Op::Attr
 template <class Op>
 concept AnyOp = KernelOp<Op> || ViewOp<Op> || CompositeOp<Op>;
 
-template <class Op>
-constexpr Keep keeps_of() {
+template <class Op> constexpr Keep keeps_of() {
   if constexpr (requires {
                   { Op::keeps } -> std::convertible_to<Keep>;
                 })
     return Op::keeps;
   return Keep::both;
 }
-template <class Op>
-constexpr bool takes_strided_of() {
+template <class Op> constexpr bool takes_strided_of() {
   if constexpr (requires {
                   { Op::takes_strided } -> std::convertible_to<bool>;
                 })
@@ -134,8 +132,7 @@ void record(const char* op, Inputs in, Outputs out, Keep keep, std::function<Gra
 [[noreturn]] void throw_no_cuda(const char* op);
 
 /// Runs an op on the device of its inputs and records it when a gradient is wanted. Returns all outputs.
-template <AnyOp Op>
-std::vector<Tensor> apply_all(std::vector<Tensor> in, const typename Op::Attrs& attrs = {}) {
+template <AnyOp Op> std::vector<Tensor> apply_all(std::vector<Tensor> in, const typename Op::Attrs& attrs = {}) {
   const Device device = common_device(Op::name, in);
   std::vector<Tensor> out;
   if constexpr (CompositeOp<Op>) {
@@ -172,8 +169,7 @@ std::vector<Tensor> apply_all(std::vector<Tensor> in, const typename Op::Attrs& 
   }
 }
 /// Runs an op and returns its result.
-template <AnyOp Op>
-Tensor apply(std::vector<Tensor> in, const typename Op::Attrs& attrs = {}) {
+template <AnyOp Op> Tensor apply(std::vector<Tensor> in, const typename Op::Attrs& attrs = {}) {
   return std::move(apply_all<Op>(std::move(in), attrs)[0]);
 }
 
@@ -190,8 +186,7 @@ const std::vector<OpEntry>& registered_ops();
 const OpEntry& find_op(const std::string& name);
 bool register_op(OpEntry entry);
 
-template <AnyOp Op>
-OpEntry entry_of() {
+template <AnyOp Op> OpEntry entry_of() {
   OpEntry e;
   e.name = Op::name;
   e.samples = [] { return Op::samples(); };

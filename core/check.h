@@ -42,16 +42,14 @@ struct OutOfMemory : DeviceError {
 };
 
 /// Concatenates anything printable into one string.
-template <class... Parts>
-std::string cat(const Parts&... parts) {
+template <class... Parts> std::string cat(const Parts&... parts) {
   std::ostringstream out;
   (out << ... << parts);
   return out.str();
 }
 
 /// Throws E with the concatenated parts unless ok. The message is only built on failure.
-template <class E = ShapeError, class... Parts>
-void check(bool ok, const Parts&... parts) {
+template <class E = ShapeError, class... Parts> void check(bool ok, const Parts&... parts) {
   if (!ok) [[unlikely]]
     throw E(cat(parts...));
 }

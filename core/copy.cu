@@ -48,8 +48,7 @@ FLARE_HD void offsets(const Layout& l, int64_t i, int64_t& oa, int64_t& ob) {
   }
 }
 
-template <class To, class From>
-FLARE_HD To convert(From x) {
+template <class To, class From> FLARE_HD To convert(From x) {
   if constexpr (std::is_same_v<To, From>)
     return x;
   else if constexpr (std::is_same_v<To, bf16>)
@@ -62,8 +61,7 @@ FLARE_HD To convert(From x) {
 
 constexpr int64_t kGrain = 1 << 15;
 
-template <class To, class From>
-void copy_cpu(const From* src, To* dst, const Layout& l, int64_t n) {
+template <class To, class From> void copy_cpu(const From* src, To* dst, const Layout& l, int64_t n) {
   const int64_t inner = l.n ? l.extent[l.n - 1] : 1, sa = l.n ? l.a[l.n - 1] : 1, sb = l.n ? l.b[l.n - 1] : 1;
   if (l.n <= 1 && sa == 1 && sb == 1) {
     parallel_for(n, kGrain, [&](int64_t begin, int64_t end) {
@@ -84,8 +82,7 @@ void copy_cpu(const From* src, To* dst, const Layout& l, int64_t n) {
 }
 
 #if defined(FLARE_CUDA)
-template <class T>
-__global__ void fill_kernel(T* dst, T value, Layout l, int64_t n) {
+template <class T> __global__ void fill_kernel(T* dst, T value, Layout l, int64_t n) {
   const int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x;
   if (i >= n) return;
   int64_t oa, ob;
@@ -93,8 +90,7 @@ __global__ void fill_kernel(T* dst, T value, Layout l, int64_t n) {
   dst[oa] = value;
 }
 
-template <class To, class From>
-__global__ void copy_kernel(const From* src, To* dst, Layout l, int64_t n) {
+template <class To, class From> __global__ void copy_kernel(const From* src, To* dst, Layout l, int64_t n) {
   const int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x;
   if (i >= n) return;
   int64_t oa, ob;
@@ -102,8 +98,7 @@ __global__ void copy_kernel(const From* src, To* dst, Layout l, int64_t n) {
   dst[ob] = convert<To>(src[oa]);
 }
 
-template <class T>
-__global__ void accumulate_kernel(const T* src, T* dst, Layout l, int64_t n) {
+template <class T> __global__ void accumulate_kernel(const T* src, T* dst, Layout l, int64_t n) {
   const int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x;
   if (i >= n) return;
   int64_t oa, ob;

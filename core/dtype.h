@@ -42,48 +42,20 @@ struct alignas(2) bf16 {
 static_assert(sizeof(bf16) == 2 && std::is_trivially_copyable_v<bf16>);
 
 /// The type sums are accumulated in: double for f64, float for f32 and bf16.
-template <class T>
-struct AccOf {
-  using type = T;
-};
-template <>
-struct AccOf<bf16> {
-  using type = float;
-};
-template <class T>
-using acc_t = typename AccOf<T>::type;
+template <class T> struct AccOf { using type = T; };
+template <> struct AccOf<bf16> { using type = float; };
+template <class T> using acc_t = typename AccOf<T>::type;
 /// The type parameters have beside activations of type T: f64 beside f64, f32 beside f32 and bf16.
-template <class T>
-using param_t = acc_t<T>;
+template <class T> using param_t = acc_t<T>;
 
-template <class T>
-struct DTypeOf;
-template <>
-struct DTypeOf<double> {
-  static constexpr DType value = DType::f64;
-};
-template <>
-struct DTypeOf<float> {
-  static constexpr DType value = DType::f32;
-};
-template <>
-struct DTypeOf<bf16> {
-  static constexpr DType value = DType::bf16;
-};
-template <>
-struct DTypeOf<int64_t> {
-  static constexpr DType value = DType::i64;
-};
-template <>
-struct DTypeOf<int32_t> {
-  static constexpr DType value = DType::i32;
-};
-template <>
-struct DTypeOf<uint8_t> {
-  static constexpr DType value = DType::u8;
-};
-template <class T>
-inline constexpr DType dtype_of = DTypeOf<T>::value;
+template <class T> struct DTypeOf;
+template <> struct DTypeOf<double> { static constexpr DType value = DType::f64; };
+template <> struct DTypeOf<float> { static constexpr DType value = DType::f32; };
+template <> struct DTypeOf<bf16> { static constexpr DType value = DType::bf16; };
+template <> struct DTypeOf<int64_t> { static constexpr DType value = DType::i64; };
+template <> struct DTypeOf<int32_t> { static constexpr DType value = DType::i32; };
+template <> struct DTypeOf<uint8_t> { static constexpr DType value = DType::u8; };
+template <class T> inline constexpr DType dtype_of = DTypeOf<T>::value;
 
 constexpr int64_t size_of(DType t) {
   switch (t) {
@@ -113,14 +85,10 @@ constexpr const char* name_of(DType t) {
 }
 inline std::ostream& operator<<(std::ostream& out, DType t) { return out << name_of(t); }
 
-template <class T>
-struct TypeTag {
-  using type = T;
-};
+template <class T> struct TypeTag { using type = T; };
 
 /// Calls f(TypeTag<T>{}) with the C++ type of a floating dtype: f64, f32, bf16. Throws ShapeError naming `who` otherwise.
-template <class F>
-decltype(auto) dispatch_float(DType t, const char* who, F&& f) {
+template <class F> decltype(auto) dispatch_float(DType t, const char* who, F&& f) {
   switch (t) {
     case DType::f64: return f(TypeTag<double>{});
     case DType::f32: return f(TypeTag<float>{});
@@ -129,8 +97,7 @@ decltype(auto) dispatch_float(DType t, const char* who, F&& f) {
   }
 }
 /// The same for device code, which has no f64.
-template <class F>
-decltype(auto) dispatch_float_cuda(DType t, const char* who, F&& f) {
+template <class F> decltype(auto) dispatch_float_cuda(DType t, const char* who, F&& f) {
   switch (t) {
     case DType::f32: return f(TypeTag<float>{});
     case DType::bf16: return f(TypeTag<bf16>{});
@@ -138,8 +105,7 @@ decltype(auto) dispatch_float_cuda(DType t, const char* who, F&& f) {
   }
 }
 /// Calls f with the C++ type of any dtype.
-template <class F>
-decltype(auto) dispatch_any(DType t, F&& f) {
+template <class F> decltype(auto) dispatch_any(DType t, F&& f) {
   switch (t) {
     case DType::f64: return f(TypeTag<double>{});
     case DType::f32: return f(TypeTag<float>{});

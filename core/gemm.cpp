@@ -15,8 +15,7 @@ namespace {
 std::atomic<bool> tf32_on{false};
 
 /// Temporary host memory from the caching allocator.
-template <class T>
-class Scratch {
+template <class T> class Scratch {
  public:
   explicit Scratch(int64_t count) : bytes_(count * static_cast<int64_t>(sizeof(T))) {
     if (bytes_ > 0) data_ = static_cast<T*>(allocate_bytes(Device::cpu, bytes_));
@@ -81,8 +80,7 @@ void blas(bool ta, bool tb, int64_t m, int64_t n, int64_t k, double alpha, const
 }
 
 /// The product in a type that OpenBLAS knows.
-template <class T>
-void run(const GemmArgs& g) {
+template <class T> void run(const GemmArgs& g) {
   // Our own loop spreads the tasks; OpenBLAS's threads would split by their number and change the bits.
   static const bool single_threaded = [] {
     openblas_set_num_threads(1);
@@ -147,8 +145,7 @@ void run(const GemmArgs& g) {
 }
 
 /// Calls f(row of the strided matrix, row of the packed one) for each row of each batch entry.
-template <class F>
-void for_each_row(int64_t batch, int64_t rows, int64_t cols, int64_t ld, int64_t stride, const F& f) {
+template <class F> void for_each_row(int64_t batch, int64_t rows, int64_t cols, int64_t ld, int64_t stride, const F& f) {
   parallel_for(batch * rows, std::max<int64_t>(1, (1 << 15) / std::max<int64_t>(cols, 1)), [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) f(r / rows * stride + r % rows * ld, r * cols);
   });

@@ -61,9 +61,6 @@ FLARE_HD float tanh_of(float x) {
 }
 
 /// The logistic function 1 / (1 + exp(-x)).
-template <class T>
-FLARE_HD T sigmoid_of(T x) {
-  return T(1) / (T(1) + exp_of(-x));
-}
+template <class T> FLARE_HD T sigmoid_of(T x) { return T(1) / (T(1) + exp_of(-x)); }
 
 }  // namespace flare

@@ -156,8 +156,7 @@ int64_t checked_bytes(const Shape& shape, int64_t item_size) {
   return is_empty ? 0 : product;
 }
 
-template <class U>
-U load(const std::byte* p, bool swap) {
+template <class U> U load(const std::byte* p, bool swap) {
   U value;
   std::memcpy(&value, p, sizeof value);
   if (swap) {
@@ -168,10 +167,7 @@ U load(const std::byte* p, bool swap) {
 }
 float decode_half(uint16_t bits) { return half_to_float(bits); }
 uint8_t decode_bool(uint8_t value) { return value != 0; }
-template <class U>
-U keep_bits(U bits) {
-  return bits;
-}
+template <class U> U keep_bits(U bits) { return bits; }
 
 /// Writes all elements in row-major order; Stored is an unsigned integer as wide as a stored element.
 template <class Stored, class Out, class Decode>

@@ -43,8 +43,7 @@ class MappedNpy {
   const NpyHeader& header() const { return header_; }
   const void* raw() const { return file_.data() + header_.data_offset; }
   /// Address of element 0; DataError unless T is the dtype.
-  template <class T>
-  const T* data() const {
+  template <class T> const T* data() const {
     check<DataError>(dtype_of<T> == dtype(), path_, ": holds ", dtype(), ", not ", dtype_of<T>);
     return static_cast<const T*>(raw());
   }
@@ -62,8 +61,7 @@ class NpyWriter {
   NpyWriter(const std::string& path, DType dtype, const Shape& row_shape = {});
   /// Appends n_rows * row_shape.numel() elements.
   void append(const void* rows, int64_t n_rows);
-  template <class T>
-  void append(std::span<const T> values) {
+  template <class T> void append(std::span<const T> values) {
     check<DataError>(dtype_of<T> == dtype_, path_, ": rows of ", dtype_of<T>, " appended to an array of ", dtype_);
     check<DataError>(row_numel_ > 0 && static_cast<int64_t>(values.size()) % row_numel_ == 0, path_, ": ", values.size(),
                      " values are not whole rows of ", row_numel_);

@@ -16,8 +16,7 @@ void run_chunks(int64_t n_chunks, void (*call)(const void* context, int64_t c), 
 
 /// Calls body(begin, end) over [0, n) in chunks of `grain`. Chunk borders do not depend on the number of threads, so a
 /// reduction that combines per-chunk results in order gives the same bits on any machine width.
-template <class Body>
-void parallel_for(int64_t n, int64_t grain, const Body& body) {
+template <class Body> void parallel_for(int64_t n, int64_t grain, const Body& body) {
   grain = std::max<int64_t>(grain, 1);
   if (n <= 0) return;
   if (n <= grain) {

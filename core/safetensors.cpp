@@ -183,8 +183,7 @@ void check_layout(std::vector<Entry>& entries, uint64_t data_size, const std::st
   check<DataError>(at == data_size, name, ": has ", data_size - at, " bytes after the last tensor", kRemedy);
 }
 
-template <class Stored, class Out, class Decode>
-void decode_elements(const std::byte* source, Out* out, int64_t n, Decode decode) {
+template <class Stored, class Out, class Decode> void decode_elements(const std::byte* source, Out* out, int64_t n, Decode decode) {
   for (int64_t i = 0; i < n; ++i) {
     Stored value;  // the data of files with unpadded headers lie on any byte
     std::memcpy(&value, source + i * static_cast<int64_t>(sizeof value), sizeof value);

@@ -32,8 +32,7 @@ class Tensor {
   static Tensor full(const Shape& shape, double value, DType dtype, Device device = Device::cpu);
   static Tensor zeros(const Shape& shape, DType dtype, Device device = Device::cpu) { return full(shape, 0, dtype, device); }
   /// Copies values into a new tensor of dtype_of<T>.
-  template <class T>
-  static Tensor from(const std::vector<T>& values, const Shape& shape, Device device = Device::cpu) {
+  template <class T> static Tensor from(const std::vector<T>& values, const Shape& shape, Device device = Device::cpu) {
     return from_bytes(values.data(), static_cast<int64_t>(values.size()), shape, dtype_of<T>, device);
   }
   static Tensor from_bytes(const void* host, int64_t count, const Shape& shape, DType dtype, Device device);
@@ -54,8 +53,7 @@ class Tensor {
 
   /// Address of element 0; data<T>() checks the dtype.
   void* raw() const { return static_cast<char*>(impl_->storage->data) + impl_->offset * size_of(impl_->dtype); }
-  template <class T>
-  T* data() const {
+  template <class T> T* data() const {
     check(dtype_of<T> == dtype(), "tensor: data<", dtype_of<T>, "> of a ", dtype(), " tensor");
     return static_cast<T*>(raw());
   }

@@ -28,14 +28,12 @@ int64_t batch_length(const Column& c, std::span<const int64_t> samples, int64_t 
   return longest;
 }
 
-template <class From, class To>
-void convert(const char* from, int64_t n, To* to) {
+template <class From, class To> void convert(const char* from, int64_t n, To* to) {
   const From* values = reinterpret_cast<const From*>(from);
   for (int64_t i = 0; i < n; ++i) to[i] = static_cast<To>(values[i]);
 }
 
-template <class To>
-void convert_rows(const Column& c, int64_t row, int64_t n_rows, To* to) {
+template <class To> void convert_rows(const Column& c, int64_t row, int64_t n_rows, To* to) {
   const int64_t n = n_rows * c.row_elements;
   switch (c.field.dtype) {
     case DType::u8: return convert<uint8_t>(c.row(row), n, to);
@@ -49,8 +47,7 @@ void convert_rows(const Column& c, int64_t row, int64_t n_rows, To* to) {
 
 /// Gathers samples into [B, N, ...], zero past their ends; returns the number of rows copied. The mask stays undefined when no
 /// sample can ever need it.
-template <class To>
-int64_t gather(const Column& c, std::span<const int64_t> samples, int64_t pad_to, Tensor& out, Tensor& mask) {
+template <class To> int64_t gather(const Column& c, std::span<const int64_t> samples, int64_t pad_to, Tensor& out, Tensor& mask) {
   const int64_t n_samples = static_cast<int64_t>(samples.size()), n = batch_length(c, samples, pad_to);
   const bool needs_mask = c.field.ragged || n > c.rows_per_sample;
   Shape shape{n_samples, n};

@@ -59,8 +59,7 @@ Column open_column(const std::string& dir, const std::string& split, const Field
 }
 
 /// First element of [begin, end) outside [0, limit), or -1. Branch-free inside a block, so that it runs at memory speed.
-template <class T>
-int64_t first_outside(const T* values, int64_t begin, int64_t end, int64_t limit) {
+template <class T> int64_t first_outside(const T* values, int64_t begin, int64_t end, int64_t limit) {
   constexpr int64_t kBlock = 1024;
   for (int64_t b = begin; b < end; b += kBlock) {
     const int64_t e = std::min(end, b + kBlock);
@@ -85,8 +84,7 @@ int64_t first_outside(const Column& c, int64_t i, int64_t limit) {
   }
 }
 
-template <class T>
-int64_t first_not_finite(const Column& c, int64_t i) {
+template <class T> int64_t first_not_finite(const Column& c, int64_t i) {
   const T* values = reinterpret_cast<const T*>(c.bytes);
   for (int64_t e = c.begin(i) * c.row_elements; e < c.end(i) * c.row_elements; ++e)
     if (!std::isfinite(values[e])) return e;

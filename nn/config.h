@@ -16,8 +16,7 @@ struct CompatConfig {
   bool skips_mask() const { return flare_py || no_mask; }
   bool ships_rope() const { return flare_py || rope_as_shipped; }
   bool decays_latents() const { return flare_py || decay_latents; }
-  template <class F>
-  void describe(F& f) {
+  template <class F> void describe(F& f) {
     f("flare_py", flare_py, "behave like FLARE.py as shipped: all of the switches below");
     f("no_mask", no_mask, "let padding take part in attention and pooling");
     f("rope_as_shipped", rope_as_shipped, "FLARE.py's rotary embedding, which is not a rotation");
@@ -44,8 +43,7 @@ struct ModelConfig {
   double dropout = 0, attention_dropout = 0, embedding_dropout = 0, head_dropout = 0;
   CompatConfig compat;  // a section of its own in a recipe, beside `model`
 
-  template <class F>
-  void describe(F& f) {
+  template <class F> void describe(F& f) {
     f("mixer", mixer, "token mixer: flare, flare++, softmax");
     f("blocks", blocks, "number of blocks");
     f("channels", channels, "width C of the token features");
@@ -81,8 +79,7 @@ struct ScheduleConfig {
   bool cycle_momentum = true;
   double base_momentum = 0.85, max_momentum = 0.95;
 
-  template <class F>
-  void describe(F& f) {
+  template <class F> void describe(F& f) {
     f("name", name, "constant, warmup, cosine, onecycle");
     f("warmup", warmup, "fraction of the steps during which the rate rises");
     f("div_factor", div_factor, "onecycle: peak rate over first rate");
@@ -103,8 +100,7 @@ struct OptimConfig {
   bool nesterov = false;
   ScheduleConfig schedule;
 
-  template <class F>
-  void describe(F& f) {
+  template <class F> void describe(F& f) {
     f("name", name, "adamw, lion, sgd");
     f("lr", lr, "peak learning rate");
     f("weight_decay", weight_decay, "weight decay of the matrices; adamw and lion: decoupled, sgd: added to the gradient");

@@ -5,8 +5,7 @@
 namespace flare {
 namespace {
 
-template <class Tq, class Tk>
-struct AttendKernelArgs {
+template <class Tq, class Tk> struct AttendKernelArgs {
   DeviceRows<const Tq> query;
   DeviceRows<const Tk> key, value;
   DeviceRows<Tq> out;
@@ -123,8 +122,7 @@ __global__ void __launch_bounds__(kMaxThreads) attend_kernel(AttendKernelArgs<Tq
 }
 
 /// Merges the chunks of each query by log-sum-exp, in chunk order. A thread per (b,h,query,d).
-template <class Tq, class Tk>
-__global__ void attend_merge_kernel(AttendKernelArgs<Tq, Tk> a, int64_t total) {
+template <class Tq, class Tk> __global__ void attend_merge_kernel(AttendKernelArgs<Tq, Tk> a, int64_t total) {
   const int64_t e = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (e >= total) return;
   const int d = static_cast<int>(e % a.D);
@@ -148,8 +146,7 @@ __global__ void attend_merge_kernel(AttendKernelArgs<Tq, Tk> a, int64_t total) {
 
 }  // namespace
 
-template <class Tq, class Tk>
-void attend_cuda(const AttendArgs<Tq, Tk>& args, Stream& stream) {
+template <class Tq, class Tk> void attend_cuda(const AttendArgs<Tq, Tk>& args, Stream& stream) {
   dispatch_width("attention", args.D, [&](auto width) {
     constexpr int DP = decltype(width)::value, R = DP <= 16 ? 2 : 1, kGroup = DP <= 64 ? 8 : 4;
     const Plan plan = make_plan(args.B, args.H, args.n_query, args.n_key, R, true);

@@ -16,8 +16,7 @@ constexpr int64_t kChunk = 1024;  // keys of a task
 
 /// Per lane: running maximum, sum of exponentials and weighted sum of values, all relative to the maximum.
 /// Takes in n further scores s [n][lanes] (overwritten by the weights) and the values that belong to them.
-template <class A>
-void absorb(A* s, const A* v_rows, int64_t n, int64_t D, A* max, A* sum, A* acc, const A* keep) {
+template <class A> void absorb(A* s, const A* v_rows, int64_t n, int64_t D, A* max, A* sum, A* acc, const A* keep) {
   constexpr int64_t L = simd::kLanes<A>, B = simd::kBlock<A>;
   using V = simd::Vec<A>;
   constexpr A kNone = -std::numeric_limits<A>::infinity();
@@ -47,8 +46,7 @@ void absorb(A* s, const A* v_rows, int64_t n, int64_t D, A* max, A* sum, A* acc,
 
 }  // namespace
 
-template <class Tq, class Tk>
-void attend_cpu(const AttendArgs<Tq, Tk>& a) {
+template <class Tq, class Tk> void attend_cpu(const AttendArgs<Tq, Tk>& a) {
   using A = acc_t<Tq>;
   constexpr int64_t B = simd::kBlock<A>;
   const A none = -std::numeric_limits<A>::infinity();

@@ -43,14 +43,10 @@ Extents extents_of(const char* who, const Tensor& q, const Tensor& k, const Tens
 }
 const uint8_t* mask_data(const Tensor& mask) { return mask ? mask.data<uint8_t>() : nullptr; }
 /// Rows of a packed q or z, [H,M,D] or [B,H,M,D].
-template <class T>
-Rows<T> latent_rows(T* data, const Extents& e, bool shared) {
+template <class T> Rows<T> latent_rows(T* data, const Extents& e, bool shared) {
   return {data, shared ? 0 : e.H * e.M * e.D, e.M * e.D, e.D};
 }
-template <class T>
-Rows<T> token_rows(T* data, const Extents& e) {
-  return {data, e.N * e.H * e.D, e.D, e.H * e.D};
-}
+template <class T> Rows<T> token_rows(T* data, const Extents& e) { return {data, e.N * e.H * e.D, e.D, e.H * e.D}; }
 
 /// Backward of FlareMixer: (q, k, v, mask, rng, y, z, lse_encode, lse_decode, g) -> dq, dk, dv.
 struct FlareMixerBackward {
@@ -72,8 +68,7 @@ struct FlareMixerBackward {
     return {{in[0].shape(), in[0].dtype()}, {in[1].shape(), t}, {in[2].shape(), t}};
   }
   /// dq is a packed tensor of q's shape in the precision of the statistics; the caller converts it.
-  template <class T>
-  static MixerGradArgs<T> arguments(std::vector<Tensor>& in, Outputs out, const Tensor& dq, const Attrs& a) {
+  template <class T> static MixerGradArgs<T> arguments(std::vector<Tensor>& in, Outputs out, const Tensor& dq, const Attrs& a) {
     using A = acc_t<T>;
     const Extents e = extents_of(name, in[0], in[1], in[2], in[3]);
     in[0] = contiguous(cast_to(in[0], dtype_of<A>));
@@ -107,8 +102,7 @@ struct FlareMixerBackward {
     if (!dq.same_storage(out[0])) copy(dq, out[0]);
   }
 #if defined(FLARE_CUDA)
-  template <class T>
-  static void run_cuda(const MixerGradArgs<T>& g, Stream& stream) {
+  template <class T> static void run_cuda(const MixerGradArgs<T>& g, Stream& stream) {
     const Extents e{g.B, g.N, g.H, g.M, g.D, g.shared_q};
     const Tensor delta = Tensor::empty(Shape{g.B, g.H, g.N}, DType::f32, Device::cuda);
     const Tensor dz = Tensor::empty(Shape{g.B, g.H, g.M, g.D}, DType::f32, Device::cuda);
@@ -188,8 +182,7 @@ struct FlareMixer {
     return {{in[1].shape(), in[1].dtype()}, {{e.B, e.H, e.M, e.D}, wide}, {{e.B, e.H, e.M}, wide}, {{e.B, e.H, e.N}, wide}};
   }
   /// Encode, then decode: two attentions over the same scores. `attend(encode, decode)` gets both argument sets.
-  template <class T, class F>
-  static void run(Inputs in, Outputs out, const Attrs& a, const F& attend) {
+  template <class T, class F> static void run(Inputs in, Outputs out, const Attrs& a, const F& attend) {
     using A = acc_t<T>;
     const Extents e = extents_of(name, in[0], in[1], in[2], in[3]);
     const Tensor q = contiguous(cast_to(in[0], dtype_of<A>)), k = with_contiguous_rows(in[1]), v = with_contiguous_rows(in[2]);

@@ -14,8 +14,7 @@ constexpr int64_t kTile = 64;     // streamed rows whose scores are held at once
 constexpr int64_t kChunk = 1024;  // tokens of a task: parts of chunks are added in order
 
 /// Pass B1: latents in the lanes, tokens streamed. dz [B,H,M,D], summed over the chunks in order.
-template <class T, class A>
-std::vector<A> latent_gradient(const MixerGradArgs<T>& a) {
+template <class T, class A> std::vector<A> latent_gradient(const MixerGradArgs<T>& a) {
   constexpr int64_t B = simd::kBlock<A>, L = simd::kLanes<A>;
   const int64_t D = a.D, n_chunks = (a.N + kChunk - 1) / kChunk, n_blocks = (a.M + B - 1) / B, n_heads = a.B * a.H;
   std::vector<A> part(static_cast<size_t>(n_chunks * n_heads * a.M * D));
@@ -60,8 +59,7 @@ std::vector<A> latent_gradient(const MixerGradArgs<T>& a) {
 }
 
 /// Buffers of one task of pass B2, one block of tokens in the lanes.
-template <class A>
-struct TokenBlock {
+template <class A> struct TokenBlock {
   static constexpr int64_t B = simd::kBlock<A>;
   TokenBlock(int64_t D, int64_t width)
       : k(B * D),
@@ -82,8 +80,7 @@ struct TokenBlock {
 };
 
 /// s and dzv of `count` latents become W and A r, for the tokens in the lanes.
-template <class A>
-void weights_of(const TokenBlock<A>& t, const A* lse_encode, const A* eps, int64_t count, bool dropout) {
+template <class A> void weights_of(const TokenBlock<A>& t, const A* lse_encode, const A* eps, int64_t count, bool dropout) {
   constexpr int64_t B = simd::kBlock<A>, L = simd::kLanes<A>;
   using V = simd::Vec<A>;
   for (int64_t j = 0; j < count; ++j)
@@ -164,8 +161,7 @@ void token_gradient(const MixerGradArgs<T>& a, const std::vector<A>& dz, int64_t
 
 }  // namespace
 
-template <class T>
-void mixer_backward_cpu(const MixerGradArgs<T>& a) {
+template <class T> void mixer_backward_cpu(const MixerGradArgs<T>& a) {
   using A = acc_t<T>;
   constexpr int64_t L = simd::kLanes<A>;
   const int64_t width = (a.D + L - 1) / L * L, n_chunks = (a.N + kChunk - 1) / kChunk, n_heads = a.B * a.H;

@@ -22,14 +22,12 @@ int64_t rows_of(const Shape& s) {
 Tensor as_rows(const Tensor& x) { return contiguous(x).viewed_as({rows_of(x.shape()), x.size(-1)}); }
 
 #if defined(FLARE_CUDA)
-template <class T>
-constexpr int kPack = 16 / static_cast<int>(sizeof(T));
+template <class T> constexpr int kPack = 16 / static_cast<int>(sizeof(T));
 bool fits_packs(const void* data, int64_t channels, int width) {
   return channels % width == 0 && reinterpret_cast<uintptr_t>(data) % 16 == 0;
 }
 
-template <class T, int kWidth>
-void launch_bias_add(T* y, const float* bias, int64_t rows, int64_t channels, const Stream& stream) {
+template <class T, int kWidth> void launch_bias_add(T* y, const float* bias, int64_t rows, int64_t channels, const Stream& stream) {
   const int64_t n_packs = rows * channels / kWidth, packs_per_row = channels / kWidth;
   if (n_packs < (int64_t{1} << 31))
     launch("linear bias", bias_add_kernel<T, kWidth, uint32_t>, cover(n_packs), stream, y, bias, n_packs, packs_per_row);

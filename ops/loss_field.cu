@@ -105,8 +105,7 @@ FLARE_REGISTER_OP(Mse);
 const uint8_t* optional_mask(const Tensor& mask) { return mask ? mask.data<uint8_t>() : nullptr; }
 
 /// Gradient of pred or of target.  Inputs pred, target, mask or absent, the norms of pred - target and of target, gy.
-template <bool kOfTarget>
-struct RelativeL2Backward {
+template <bool kOfTarget> struct RelativeL2Backward {
   static constexpr const char* name = kOfTarget ? "relative_l2_backward_target" : "relative_l2_backward";
   static constexpr const char* not_differentiable = kFirstOrderOnly;
   struct Attrs {};

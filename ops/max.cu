@@ -10,8 +10,7 @@ namespace flare {
 namespace {
 
 /// Whether candidate (v, i) replaces the best so far (b, j); index -1 is nothing. NaN wins, then the larger, then the first.
-template <class A>
-FLARE_HD bool replaces(A v, int64_t i, A b, int64_t j) {
+template <class A> FLARE_HD bool replaces(A v, int64_t i, A b, int64_t j) {
   if (i < 0 || j < 0) return j < 0 && i >= 0;
   const bool v_nan = v != v, b_nan = b != b;
   if (v_nan != b_nan) return v_nan;
@@ -20,8 +19,7 @@ FLARE_HD bool replaces(A v, int64_t i, A b, int64_t j) {
 
 #if defined(FLARE_CUDA)
 /// Maximum and its index along the last axis. Grid: one block a row; block: 32 or 256 threads striding over the row.
-template <class T>
-__global__ void max_rows_kernel(const T* x, const uint8_t* mask, T* y, int64_t* index, int64_t n) {
+template <class T> __global__ void max_rows_kernel(const T* x, const uint8_t* mask, T* y, int64_t* index, int64_t n) {
   __shared__ float best_of_warp[kWarp];
   __shared__ int64_t at_of_warp[kWarp];
   const int64_t row = blockIdx.x;
@@ -94,13 +92,11 @@ __global__ void max_columns_kernel(const T* x, const uint8_t* mask, T* y, int64_
   index[o * inner + i] = at;
 }
 
-template <class T>
-struct AtIndex {
+template <class T> struct AtIndex {
   const T* gy;
   const int64_t* index;
   int64_t inner;
-  template <int kVec>
-  __device__ void operator()(int64_t o, int64_t r, int64_t i, float (&v)[kVec]) const {
+  template <int kVec> __device__ void operator()(int64_t o, int64_t r, int64_t i, float (&v)[kVec]) const {
     load_vec<kVec>(gy + o * inner + i, v);
     for (int j = 0; j < kVec; ++j) v[j] = index[o * inner + i + j] == r ? v[j] : 0.0f;
   }
@@ -145,8 +141,7 @@ struct MaxBackward {
 FLARE_REGISTER_OP(MaxBackward);
 
 /// Output 1: i64 index of the maximum, -1 where everything was masked.
-template <bool kMasked>
-struct MaxOver {
+template <bool kMasked> struct MaxOver {
   static constexpr const char* name = kMasked ? "masked_max" : "max";
   static constexpr auto keeps = Keep::outputs;
   struct Attrs {

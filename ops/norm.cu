@@ -14,8 +14,7 @@ namespace flare {
 namespace {
 
 /// Inputs x, weight, statistics (mean for layer norm, then rstd), gy. Outputs gx, gweight and, for layer norm, gbias.
-template <bool kCentered>
-struct NormBackward {
+template <bool kCentered> struct NormBackward {
   static constexpr const char* name = kCentered ? "layer_norm_backward" : "rms_norm_backward";
   static constexpr const char* not_differentiable = kFirstOrderOnly;
   static constexpr size_t kRstd = kCentered ? 3 : 2, kGy = kRstd + 1;
@@ -95,8 +94,7 @@ struct NormBackward {
 };
 
 /// Further outputs: the row statistics mean (layer norm only) and rstd = 1/√(variance + eps), [...] without the last axis.
-template <bool kCentered>
-struct Norm {
+template <bool kCentered> struct Norm {
   static constexpr const char* name = kCentered ? "layer_norm" : "rms_norm";
   static constexpr auto keeps = Keep::both;
   static constexpr size_t kRstd = kCentered ? 2 : 1;

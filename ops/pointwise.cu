@@ -55,65 +55,43 @@ FLARE_HD void broadcast_offsets(const BroadcastLayout& l, int64_t i, int64_t& ox
 }
 
 // The three elementwise bodies. Arithmetic is in acc_t<T>: double for f64, float for f32 and bf16.
-template <class Op>
-struct UnaryForward {
+template <class Op> struct UnaryForward {
   static constexpr bool kBroadcasts = false;
   static constexpr int kOperands = 1;
-  template <class A>
-  FLARE_HD static A at(A x, A) {
-    return Op::forward(x);
-  }
+  template <class A> FLARE_HD static A at(A x, A) { return Op::forward(x); }
 };
 /// first: the saved x (or y when the op keeps its output); second: gy.
-template <class Op>
-struct UnaryBackward {
+template <class Op> struct UnaryBackward {
   static constexpr bool kBroadcasts = false;
   static constexpr int kOperands = 2;
-  template <class A>
-  FLARE_HD static A at(A saved, A gy) {
+  template <class A> FLARE_HD static A at(A saved, A gy) {
     if constexpr (Op::needs_output)
       return gy * Op::derivative(saved, saved);
     else
       return gy * Op::derivative(saved, Op::forward(saved));
   }
 };
-template <class Op>
-struct BinaryForward {
+template <class Op> struct BinaryForward {
   static constexpr bool kBroadcasts = true;
   static constexpr int kOperands = 2;
-  template <class A>
-  FLARE_HD static A at(A x, A y) {
-    return Op::forward(x, y);
-  }
+  template <class A> FLARE_HD static A at(A x, A y) { return Op::forward(x, y); }
 };
-template <class Op>
-struct PartialX {
+template <class Op> struct PartialX {
   static constexpr bool kBroadcasts = true;
   static constexpr int kOperands = 2;
-  template <class A>
-  FLARE_HD static A at(A x, A y) {
-    return Op::dx(x, y);
-  }
+  template <class A> FLARE_HD static A at(A x, A y) { return Op::dx(x, y); }
 };
-template <class Op>
-struct PartialY {
+template <class Op> struct PartialY {
   static constexpr bool kBroadcasts = true;
   static constexpr int kOperands = 2;
-  template <class A>
-  FLARE_HD static A at(A x, A y) {
-    return Op::dy(x, y);
-  }
+  template <class A> FLARE_HD static A at(A x, A y) { return Op::dy(x, y); }
 };
 
-template <class T>
-FLARE_HD T rounded(acc_t<T> v) {
-  return static_cast<T>(v);
-}
+template <class T> FLARE_HD T rounded(acc_t<T> v) { return static_cast<T>(v); }
 
 #if defined(FLARE_CUDA)
 /// Broadcast operands. Grid: ceil(n/256) blocks of 256; a thread owns one output element.
-template <class Body, class T>
-__global__ void broadcast_kernel(const T* x, const T* y, T* out, BroadcastLayout l, int64_t n) {
+template <class Body, class T> __global__ void broadcast_kernel(const T* x, const T* y, T* out, BroadcastLayout l, int64_t n) {
   using A = acc_t<T>;
   const int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x;
   if (i >= n) return;
@@ -122,8 +100,7 @@ __global__ void broadcast_kernel(const T* x, const T* y, T* out, BroadcastLayout
   out[i] = rounded<T>(Body::at(static_cast<A>(x[ox]), static_cast<A>(y[oy])));
 }
 /// Packed operands: a thread owns 16 bytes of the output, read and written in one access each where `aligned`.
-template <class Body, class T>
-__global__ void packed_kernel(const T* x, const T* y, T* out, bool aligned, int64_t n) {
+template <class Body, class T> __global__ void packed_kernel(const T* x, const T* y, T* out, bool aligned, int64_t n) {
   using A = acc_t<T>;
   constexpr int kWidth = 16 / sizeof(T);
   struct alignas(16) Pack {
@@ -143,8 +120,7 @@ __global__ void packed_kernel(const T* x, const T* y, T* out, bool aligned, int6
       out[i] = rounded<T>(Body::at(static_cast<A>(x[i]), static_cast<A>((Body::kOperands == 2 ? y : x)[i])));
   }
 }
-template <class T>
-__global__ void affine_kernel(const T* x, T* out, float a, float b, int64_t n) {
+template <class T> __global__ void affine_kernel(const T* x, T* out, float a, float b, int64_t n) {
   const int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x;
   if (i < n) out[i] = static_cast<T>(a * static_cast<float>(x[i]) + b);
 }
@@ -152,8 +128,7 @@ bool aligned16(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0;
 #endif
 
 /// out[i] = Body(x[i], y[i]) under broadcasting; y may be absent.
-template <class Body>
-void run(const char* name, const Tensor& x, const Tensor& y, const Tensor& out) {
+template <class Body> void run(const char* name, const Tensor& x, const Tensor& y, const Tensor& out) {
   const int64_t n = out.numel();
   const BroadcastLayout l = broadcast_layout(out.shape(), x.shape(), y ? y.shape() : x.shape());
   const bool packed = l.packed();
@@ -202,8 +177,7 @@ void run(const char* name, const Tensor& x, const Tensor& y, const Tensor& out) 
 }
 
 /// A registered unary op and, as an op of its own, its backward pass.
-template <class F>
-struct UnaryGrad {
+template <class F> struct UnaryGrad {
   static const char* op_name() {
     static const std::string n = std::string(F::name) + "_backward";
     return n.c_str();
@@ -215,8 +189,7 @@ struct UnaryGrad {
   }
 };
 
-template <class F>
-struct Unary {
+template <class F> struct Unary {
   static constexpr const char* name = F::name;
   struct Attrs {};
   static constexpr Keep keeps = F::needs_output ? Keep::outputs : Keep::inputs;
@@ -236,8 +209,7 @@ struct Unary {
   }
 };
 
-template <class F>
-struct Binary {
+template <class F> struct Binary {
   static constexpr const char* name = F::name;
   struct Attrs {};
   static constexpr Keep keeps = Keep::inputs;
@@ -264,8 +236,7 @@ struct Binary {
 
  private:
   /// gy · ∂f summed down to the shape of the operand.
-  template <class Partial>
-  static Tensor side(const Saved& s, const Tensor& gy, size_t i) {
+  template <class Partial> static Tensor side(const Saved& s, const Tensor& gy, size_t i) {
     if constexpr (std::is_same_v<F, Add>) return sum_to(gy, s.in_shape(i));
     if constexpr (std::is_same_v<F, Sub>) return sum_to(i == 0 ? gy : neg(gy), s.in_shape(i));
     const Tensor x = contiguous(s.in(0)), y = contiguous(s.in(1)), partial = Tensor::empty(gy.shape(), gy.dtype(), gy.device());
@@ -314,22 +285,14 @@ FLARE_REGISTER_OP(Affine);
 
 using UnaryFunction = Tensor (*)(const Tensor&);
 using BinaryFunction = Tensor (*)(const Tensor&, const Tensor&);
-template <class... F>
-std::vector<UnaryFunction> unary_table(OpList<F...>) {
+template <class... F> std::vector<UnaryFunction> unary_table(OpList<F...>) {
   return {[](const Tensor& x) { return apply<Unary<F>>({x}); }...};
 }
-template <class... F>
-std::vector<BinaryFunction> binary_table(OpList<F...>) {
+template <class... F> std::vector<BinaryFunction> binary_table(OpList<F...>) {
   return {[](const Tensor& x, const Tensor& y) { return apply<Binary<F>>({x, y}); }...};
 }
-template <class... F>
-bool register_unary(OpList<F...>) {
-  return (register_op(entry_of<Unary<F>>()) && ...);
-}
-template <class... F>
-bool register_binary(OpList<F...>) {
-  return (register_op(entry_of<Binary<F>>()) && ...);
-}
+template <class... F> bool register_unary(OpList<F...>) { return (register_op(entry_of<Unary<F>>()) && ...); }
+template <class... F> bool register_binary(OpList<F...>) { return (register_op(entry_of<Binary<F>>()) && ...); }
 [[maybe_unused]] const bool unary_registered = register_unary(UnaryOps{});
 [[maybe_unused]] const bool binary_registered = register_binary(BinaryOps{});
 

@@ -8,8 +8,7 @@
 
 namespace flare {
 
-template <class... Ops>
-struct OpList {};
+template <class... Ops> struct OpList {};
 
 /// A unary op: forward(x), derivative(x, y) = dy/dx with y = forward(x). `needs_output` keeps y instead of x for the backward
 /// pass. `lo`, `hi`: range of the test inputs, away from poles and kinks.
@@ -22,76 +21,42 @@ struct UnaryDefaults {
 struct Exp : UnaryDefaults {
   static constexpr const char* name = "exp";
   static constexpr bool needs_output = true;
-  template <class T>
-  FLARE_HD static T forward(T x) {
-    return exp_of(x);
-  }
-  template <class T>
-  FLARE_HD static T derivative(T, T y) {
-    return y;
-  }
+  template <class T> FLARE_HD static T forward(T x) { return exp_of(x); }
+  template <class T> FLARE_HD static T derivative(T, T y) { return y; }
 };
 /// Natural logarithm; -inf at 0, NaN below.
 struct Log : UnaryDefaults {
   static constexpr const char* name = "log";
   static constexpr double lo = 0.3, hi = 3;
-  template <class T>
-  FLARE_HD static T forward(T x) {
-    return log_of(x);
-  }
-  template <class T>
-  FLARE_HD static T derivative(T x, T) {
-    return T(1) / x;
-  }
+  template <class T> FLARE_HD static T forward(T x) { return log_of(x); }
+  template <class T> FLARE_HD static T derivative(T x, T) { return T(1) / x; }
 };
 struct Tanh : UnaryDefaults {
   static constexpr const char* name = "tanh";
   static constexpr bool needs_output = true;
-  template <class T>
-  FLARE_HD static T forward(T x) {
-    return tanh_of(x);
-  }
-  template <class T>
-  FLARE_HD static T derivative(T, T y) {
-    return T(1) - y * y;
-  }
+  template <class T> FLARE_HD static T forward(T x) { return tanh_of(x); }
+  template <class T> FLARE_HD static T derivative(T, T y) { return T(1) - y * y; }
 };
 /// 1 / (1 + exp(-x)).
 struct Sigmoid : UnaryDefaults {
   static constexpr const char* name = "sigmoid";
   static constexpr bool needs_output = true;
-  template <class T>
-  FLARE_HD static T forward(T x) {
-    return sigmoid_of(x);
-  }
-  template <class T>
-  FLARE_HD static T derivative(T, T y) {
-    return y * (T(1) - y);
-  }
+  template <class T> FLARE_HD static T forward(T x) { return sigmoid_of(x); }
+  template <class T> FLARE_HD static T derivative(T, T y) { return y * (T(1) - y); }
 };
 /// max(x, 0); the derivative at 0 is 0.
 struct Relu : UnaryDefaults {
   static constexpr const char* name = "relu";
   static constexpr double lo = 0.05, hi = 3;  // one side of the kink; the other is the constant 0, tested in test_pointwise.cpp
-  template <class T>
-  FLARE_HD static T forward(T x) {
-    return x > T(0) ? x : (x == x ? T(0) : x);
-  }
-  template <class T>
-  FLARE_HD static T derivative(T x, T) {
-    return x > T(0) ? T(1) : T(0);
-  }
+  template <class T> FLARE_HD static T forward(T x) { return x > T(0) ? x : (x == x ? T(0) : x); }
+  template <class T> FLARE_HD static T derivative(T x, T) { return x > T(0) ? T(1) : T(0); }
 };
 /// GELU in its tanh form: x/2 · (1 + tanh(√(2/π)(x + 0.044715 x³))).  Source: Hendrycks & Gimpel, arXiv 1606.08415.
 struct Gelu : UnaryDefaults {
   static constexpr const char* name = "gelu";
   static constexpr double kA = 0.79788456080286535588, kB = 0.044715;  // √(2/π)
-  template <class T>
-  FLARE_HD static T forward(T x) {
-    return T(0.5) * x * (T(1) + tanh_of(T(kA) * (x + T(kB) * x * x * x)));
-  }
-  template <class T>
-  FLARE_HD static T derivative(T x, T) {
+  template <class T> FLARE_HD static T forward(T x) { return T(0.5) * x * (T(1) + tanh_of(T(kA) * (x + T(kB) * x * x * x))); }
+  template <class T> FLARE_HD static T derivative(T x, T) {
     const T t = tanh_of(T(kA) * (x + T(kB) * x * x * x));
     return T(0.5) * (T(1) + t) + T(0.5) * x * (T(1) - t * t) * T(kA) * (T(1) + T(3 * kB) * x * x);
   }
@@ -99,12 +64,8 @@ struct Gelu : UnaryDefaults {
 /// GELU in its exact form: x · Φ(x) = x/2 · (1 + erf(x/√2)).  Source: arXiv 1606.08415.
 struct GeluErf : UnaryDefaults {
   static constexpr const char* name = "gelu_erf";
-  template <class T>
-  FLARE_HD static T forward(T x) {
-    return T(0.5) * x * (T(1) + erf_of(x * T(std::numbers::sqrt2 / 2)));
-  }
-  template <class T>
-  FLARE_HD static T derivative(T x, T) {
+  template <class T> FLARE_HD static T forward(T x) { return T(0.5) * x * (T(1) + erf_of(x * T(std::numbers::sqrt2 / 2))); }
+  template <class T> FLARE_HD static T derivative(T x, T) {
     return T(0.5) * (T(1) + erf_of(x * T(std::numbers::sqrt2 / 2))) +
            x * exp_of(T(-0.5) * x * x) * T(std::numbers::inv_sqrtpi * std::numbers::sqrt2 / 2);
   }
@@ -112,63 +73,35 @@ struct GeluErf : UnaryDefaults {
 /// silu(x) = x·σ(x).  Source: Elfwing et al., arXiv 1702.03118.
 struct Silu : UnaryDefaults {
   static constexpr const char* name = "silu";
-  template <class T>
-  FLARE_HD static T forward(T x) {
-    return x * sigmoid_of(x);
-  }
-  template <class T>
-  FLARE_HD static T derivative(T x, T) {
+  template <class T> FLARE_HD static T forward(T x) { return x * sigmoid_of(x); }
+  template <class T> FLARE_HD static T derivative(T x, T) {
     const T s = sigmoid_of(x);
     return s * (T(1) + x * (T(1) - s));
   }
 };
 struct Neg : UnaryDefaults {
   static constexpr const char* name = "neg";
-  template <class T>
-  FLARE_HD static T forward(T x) {
-    return -x;
-  }
-  template <class T>
-  FLARE_HD static T derivative(T, T) {
-    return T(-1);
-  }
+  template <class T> FLARE_HD static T forward(T x) { return -x; }
+  template <class T> FLARE_HD static T derivative(T, T) { return T(-1); }
 };
 struct Square : UnaryDefaults {
   static constexpr const char* name = "square";
-  template <class T>
-  FLARE_HD static T forward(T x) {
-    return x * x;
-  }
-  template <class T>
-  FLARE_HD static T derivative(T x, T) {
-    return T(2) * x;
-  }
+  template <class T> FLARE_HD static T forward(T x) { return x * x; }
+  template <class T> FLARE_HD static T derivative(T x, T) { return T(2) * x; }
 };
 struct Sqrt : UnaryDefaults {
   static constexpr const char* name = "sqrt";
   static constexpr bool needs_output = true;
   static constexpr double lo = 0.3, hi = 3;
-  template <class T>
-  FLARE_HD static T forward(T x) {
-    return sqrt_of(x);
-  }
-  template <class T>
-  FLARE_HD static T derivative(T, T y) {
-    return T(0.5) / y;
-  }
+  template <class T> FLARE_HD static T forward(T x) { return sqrt_of(x); }
+  template <class T> FLARE_HD static T derivative(T, T y) { return T(0.5) / y; }
 };
 /// |x|; the derivative at 0 is 0.
 struct Abs : UnaryDefaults {
   static constexpr const char* name = "abs";
   static constexpr double lo = 0.05, hi = 3;
-  template <class T>
-  FLARE_HD static T forward(T x) {
-    return x < T(0) ? -x : x;
-  }
-  template <class T>
-  FLARE_HD static T derivative(T x, T) {
-    return x > T(0) ? T(1) : (x < T(0) ? T(-1) : T(0));
-  }
+  template <class T> FLARE_HD static T forward(T x) { return x < T(0) ? -x : x; }
+  template <class T> FLARE_HD static T derivative(T x, T) { return x > T(0) ? T(1) : (x < T(0) ? T(-1) : T(0)); }
 };
 using UnaryOps = OpList<Exp, Log, Tanh, Sigmoid, Relu, Gelu, GeluErf, Silu, Neg, Square, Sqrt, Abs>;
 
@@ -178,88 +111,41 @@ struct BinaryDefaults {
 };
 struct Add : BinaryDefaults {
   static constexpr const char* name = "add";
-  template <class T>
-  FLARE_HD static T forward(T x, T y) {
-    return x + y;
-  }
-  template <class T>
-  FLARE_HD static T dx(T, T) {
-    return T(1);
-  }
-  template <class T>
-  FLARE_HD static T dy(T, T) {
-    return T(1);
-  }
+  template <class T> FLARE_HD static T forward(T x, T y) { return x + y; }
+  template <class T> FLARE_HD static T dx(T, T) { return T(1); }
+  template <class T> FLARE_HD static T dy(T, T) { return T(1); }
 };
 struct Sub : BinaryDefaults {
   static constexpr const char* name = "sub";
-  template <class T>
-  FLARE_HD static T forward(T x, T y) {
-    return x - y;
-  }
-  template <class T>
-  FLARE_HD static T dx(T, T) {
-    return T(1);
-  }
-  template <class T>
-  FLARE_HD static T dy(T, T) {
-    return T(-1);
-  }
+  template <class T> FLARE_HD static T forward(T x, T y) { return x - y; }
+  template <class T> FLARE_HD static T dx(T, T) { return T(1); }
+  template <class T> FLARE_HD static T dy(T, T) { return T(-1); }
 };
 struct Mul : BinaryDefaults {
   static constexpr const char* name = "mul";
-  template <class T>
-  FLARE_HD static T forward(T x, T y) {
-    return x * y;
-  }
-  template <class T>
-  FLARE_HD static T dx(T, T y) {
-    return y;
-  }
-  template <class T>
-  FLARE_HD static T dy(T x, T) {
-    return x;
-  }
+  template <class T> FLARE_HD static T forward(T x, T y) { return x * y; }
+  template <class T> FLARE_HD static T dx(T, T y) { return y; }
+  template <class T> FLARE_HD static T dy(T x, T) { return x; }
 };
 struct Div : BinaryDefaults {
   static constexpr const char* name = "div";
   static constexpr double lo = 0.5, hi = 3;
-  template <class T>
-  FLARE_HD static T forward(T x, T y) {
-    return x / y;
-  }
-  template <class T>
-  FLARE_HD static T dx(T, T y) {
-    return T(1) / y;
-  }
-  template <class T>
-  FLARE_HD static T dy(T x, T y) {
-    return -x / (y * y);
-  }
+  template <class T> FLARE_HD static T forward(T x, T y) { return x / y; }
+  template <class T> FLARE_HD static T dx(T, T y) { return T(1) / y; }
+  template <class T> FLARE_HD static T dy(T x, T y) { return -x / (y * y); }
 };
 using BinaryOps = OpList<Add, Sub, Mul, Div>;
 
 // The position of an op in its list picks its functions from a table, so that callers need no template bodies.
-template <class Op, class List>
-struct IndexOf;
-template <class Op, class... Rest>
-struct IndexOf<Op, OpList<Op, Rest...>> {
-  static constexpr int value = 0;
-};
-template <class Op, class First, class... Rest>
-struct IndexOf<Op, OpList<First, Rest...>> {
+template <class Op, class List> struct IndexOf;
+template <class Op, class... Rest> struct IndexOf<Op, OpList<Op, Rest...>> { static constexpr int value = 0; };
+template <class Op, class First, class... Rest> struct IndexOf<Op, OpList<First, Rest...>> {
   static constexpr int value = 1 + IndexOf<Op, OpList<Rest...>>::value;
 };
 Tensor apply_unary(int index, const Tensor& x);
 Tensor apply_binary(int index, const Tensor& x, const Tensor& y);
-template <class Op>
-Tensor pointwise(const Tensor& x) {
-  return apply_unary(IndexOf<Op, UnaryOps>::value, x);
-}
-template <class Op>
-Tensor pointwise(const Tensor& x, const Tensor& y) {
-  return apply_binary(IndexOf<Op, BinaryOps>::value, x, y);
-}
+template <class Op> Tensor pointwise(const Tensor& x) { return apply_unary(IndexOf<Op, UnaryOps>::value, x); }
+template <class Op> Tensor pointwise(const Tensor& x, const Tensor& y) { return apply_binary(IndexOf<Op, BinaryOps>::value, x, y); }
 
 inline Tensor exp(const Tensor& x) { return pointwise<Exp>(x); }
 inline Tensor log(const Tensor& x) { return pointwise<Log>(x); }

@@ -20,14 +20,12 @@ struct WriteInverse {
   float* y;
   __device__ void operator()(int64_t b, const float (&sums)[1]) const { y[b] = sums[0] > 0 ? 1 / sums[0] : 0.0f; }
 };
-template <class T>
-struct MaskedSpread {
+template <class T> struct MaskedSpread {
   const T* gy;
   const uint8_t* mask;
   const float* inverse;
   int64_t n, c;
-  template <int kVec>
-  __device__ void operator()(int64_t b, int64_t token, int64_t i, float (&v)[kVec]) const {
+  template <int kVec> __device__ void operator()(int64_t b, int64_t token, int64_t i, float (&v)[kVec]) const {
     const float scale = mask[b * n + token] ? inverse[b] : 0.0f;
     load_vec<kVec>(gy + b * c + i, v);
     for (int j = 0; j < kVec; ++j) v[j] = scale != 0 ? v[j] * scale : 0.0f;

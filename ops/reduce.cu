@@ -21,25 +21,21 @@ Layout layout_of(const Shape& x, int first, int count) {
 }
 
 #if defined(FLARE_CUDA)
-template <class T>
-struct RowTerm {
+template <class T> struct RowTerm {
   const T* x;
   int64_t n;
   __device__ void operator()(int64_t row, int64_t i, float (&sums)[1]) const { sums[0] += static_cast<float>(x[row * n + i]); }
 };
-template <class T>
-struct WriteScaled {
+template <class T> struct WriteScaled {
   T* y;
   float scale;
   __device__ void operator()(int64_t row, const float (&sums)[1]) const { y[row] = static_cast<T>(sums[0] * scale); }
 };
-template <class T>
-struct SpreadValue {
+template <class T> struct SpreadValue {
   const T* x;
   int64_t inner;
   float scale;
-  template <int kVec>
-  __device__ void operator()(int64_t o, int64_t, int64_t i, float (&v)[kVec]) const {
+  template <int kVec> __device__ void operator()(int64_t o, int64_t, int64_t i, float (&v)[kVec]) const {
     load_vec<kVec>(x + o * inner + i, v);
     for (int j = 0; j < kVec; ++j) v[j] *= scale;
   }
@@ -104,8 +100,7 @@ struct ReduceAttrs {
   double scale = 1;
 };
 
-template <bool kMean>
-struct SumOrMean {
+template <bool kMean> struct SumOrMean {
   static constexpr const char* name = kMean ? "mean" : "sum";
   using Attrs = ReduceAttrs;
   static constexpr auto keeps = Keep::nothing;

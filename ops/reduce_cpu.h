@@ -14,8 +14,7 @@ namespace flare {
 inline int64_t row_grain(int64_t width) { return std::max<int64_t>(1, 8192 / std::max<int64_t>(width, 1)); }
 
 /// Sum of term(i) for i in [begin, end) in 16 independent lanes, which the compiler turns into vector adds.
-template <class A, class F>
-A lane_sum(int64_t begin, int64_t end, const F& term) {
+template <class A, class F> A lane_sum(int64_t begin, int64_t end, const F& term) {
   constexpr int kLanes = 16;
   A lanes[kLanes] = {};
   int64_t i = begin;
@@ -29,8 +28,7 @@ A lane_sum(int64_t begin, int64_t end, const F& term) {
 }
 
 /// write(row, total) with the sum of term(row, i) over i < n, for each row.
-template <class A, class Term, class Write>
-void row_sums_cpu(int64_t rows, int64_t n, const Term& term, const Write& write) {
+template <class A, class Term, class Write> void row_sums_cpu(int64_t rows, int64_t n, const Term& term, const Write& write) {
   constexpr int64_t kChunk = 1024;  // 64 additions a lane: f32 keeps six digits
   const int64_t parts = std::max<int64_t>(1, (n + kChunk - 1) / kChunk);
   std::vector<A> partial(static_cast<size_t>(rows * parts));
@@ -84,8 +82,7 @@ void axis_sums_cpu(const T* x, const uint8_t* mask, int64_t outer, int64_t reduc
 }
 
 /// out[o,r,i] = value(o, r, i) for the whole layout.
-template <class T, class F>
-void fill_layout_cpu(T* out, int64_t outer, int64_t reduce, int64_t inner, const F& value) {
+template <class T, class F> void fill_layout_cpu(T* out, int64_t outer, int64_t reduce, int64_t inner, const F& value) {
   parallel_for(outer * reduce, row_grain(inner), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       const int64_t o = row / reduce, r = row % reduce;

@@ -59,8 +59,7 @@ struct SdpaBackward {
     attention_dropout(name, a.dropout_p, in[4], a.site, e.n_query, e.n_key);
     return {{in[0].shape(), t}, {in[1].shape(), t}, {in[2].shape(), t}};
   }
-  template <class T>
-  static SdpaGradArgs<T> arguments(std::vector<Tensor>& in, Outputs out, const Attrs& a) {
+  template <class T> static SdpaGradArgs<T> arguments(std::vector<Tensor>& in, Outputs out, const Attrs& a) {
     const Extents e = extents_of(name, in[0], in[1], in[2], in[3]);
     for (size_t i = 0; i < in.size(); ++i)
       if (in[i]) in[i] = i == 3 || i == 4 || i == 6 ? contiguous(in[i]) : with_contiguous_rows(in[i]);
@@ -83,8 +82,7 @@ struct SdpaBackward {
     });
   }
 #if defined(FLARE_CUDA)
-  template <class T>
-  static void run_cuda(const SdpaGradArgs<T>& g, Stream& stream) {
+  template <class T> static void run_cuda(const SdpaGradArgs<T>& g, Stream& stream) {
     const Tensor delta = Tensor::empty(Shape{g.B, g.H, g.n_query}, DType::f32, Device::cuda);
     launch("sdpa delta", row_dots_kernel<T>, cover(delta.numel()), stream, device_rows(g.grad, g.D), device_rows(g.out, g.D),
            delta.data<float>(), g.B, g.H, g.n_query, static_cast<int>(g.D), nullptr);
@@ -161,8 +159,7 @@ struct Sdpa {
     attention_dropout(name, a.dropout_p, in[4], a.site, e.n_query, e.n_key);
     return {{{e.B, e.H, e.n_query, e.D}, in[1].dtype()}, {{e.B, e.H, e.n_query}, param_dtype(in[1].dtype())}};
   }
-  template <class T>
-  static AttendArgs<T, T> arguments(std::vector<Tensor>& in, Outputs out, const Attrs& a) {
+  template <class T> static AttendArgs<T, T> arguments(std::vector<Tensor>& in, Outputs out, const Attrs& a) {
     const Extents e = extents_of(name, in[0], in[1], in[2], in[3]);
     for (size_t i = 0; i < 3; ++i) in[i] = with_contiguous_rows(in[i]);
     for (size_t i = 3; i < 5; ++i)

@@ -31,8 +31,7 @@ void sum_parts(const std::vector<A>& part, T* dst, int64_t groups, int64_t n_sum
 struct Task {
   int64_t b, h, bh, first, n, begin, end, chunk;
 };
-template <class F>
-void for_each_task(int64_t B, int64_t H, int64_t n_owner, int64_t n_stream, const F& f) {
+template <class F> void for_each_task(int64_t B, int64_t H, int64_t n_owner, int64_t n_stream, const F& f) {
   const int64_t n_groups = (n_owner + kOwners - 1) / kOwners, n_chunks = (n_stream + kChunk - 1) / kChunk;
   parallel_for(B * H * n_groups * n_chunks, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
@@ -43,16 +42,14 @@ void for_each_task(int64_t B, int64_t H, int64_t n_owner, int64_t n_stream, cons
   });
 }
 
-template <class A>
-void store_part(const A* cols, int64_t n, int64_t D, A* part) {
+template <class A> void store_part(const A* cols, int64_t n, int64_t D, A* part) {
   constexpr int64_t B = simd::kBlock<A>;
   for (int64_t i = 0; i < n; ++i)
     for (int64_t d = 0; d < D; ++d) part[i * D + d] = cols[i / B * B * D + d * B + i % B];
 }
 
 /// Queries in the lanes, keys streamed.
-template <class T, class A>
-void query_gradient(const SdpaGradArgs<T>& a, const std::vector<A>& delta) {
+template <class T, class A> void query_gradient(const SdpaGradArgs<T>& a, const std::vector<A>& delta) {
   constexpr int64_t B = simd::kBlock<A>, L = simd::kLanes<A>;
   const int64_t D = a.D, n_chunks = (a.n_key + kChunk - 1) / kChunk;
   std::vector<A> part(static_cast<size_t>(n_chunks * a.B * a.H * a.n_query * D));
@@ -94,8 +91,7 @@ void query_gradient(const SdpaGradArgs<T>& a, const std::vector<A>& delta) {
 }
 
 /// Keys in the lanes, queries streamed.
-template <class T, class A>
-void key_value_gradient(const SdpaGradArgs<T>& a, const std::vector<A>& delta) {
+template <class T, class A> void key_value_gradient(const SdpaGradArgs<T>& a, const std::vector<A>& delta) {
   constexpr int64_t B = simd::kBlock<A>, L = simd::kLanes<A>;
   const int64_t D = a.D, n_chunks = (a.n_query + kChunk - 1) / kChunk;
   const size_t size = static_cast<size_t>(n_chunks * a.B * a.H * a.n_key * D);
@@ -146,8 +142,7 @@ void key_value_gradient(const SdpaGradArgs<T>& a, const std::vector<A>& delta) {
 
 }  // namespace
 
-template <class T>
-void sdpa_backward_cpu(const SdpaGradArgs<T>& a) {
+template <class T> void sdpa_backward_cpu(const SdpaGradArgs<T>& a) {
   using A = acc_t<T>;
   std::vector<A> delta(static_cast<size_t>(a.B * a.H * a.n_query));
   parallel_for(a.B * a.H * a.n_query, 1024, [&](int64_t begin, int64_t end) {

@@ -29,16 +29,14 @@ AxisLayout around(const Shape& x, int axis) {
 }
 
 /// Calls body(index of element 0) for every (outer, inner) line; elements of a line are `inner` apart.
-template <class F>
-void each_line(const AxisLayout& l, const F& body) {
+template <class F> void each_line(const AxisLayout& l, const F& body) {
   parallel_for(l.outer * l.inner, row_grain(8 * l.n), [&](int64_t begin, int64_t end) {
     for (int64_t u = begin; u < end; ++u) body(u / l.inner * l.n * l.inner + u % l.inner);
   });
 }
 
 /// gx = y⊙(gy - Σ y⊙gy) for softmax, gx = gy - exp(y)·Σ gy for log-softmax.  Inputs y, gy.
-template <bool kLog>
-struct SoftmaxBackward {
+template <bool kLog> struct SoftmaxBackward {
   static constexpr const char* name = kLog ? "log_softmax_backward" : "softmax_backward";
   static constexpr const char* not_differentiable = kFirstOrderOnly;
   using Attrs = AxisAttrs;
@@ -82,8 +80,7 @@ struct SoftmaxBackward {
   }
 };
 
-template <bool kLog>
-struct SoftmaxOp {
+template <bool kLog> struct SoftmaxOp {
   static constexpr const char* name = kLog ? "log_softmax" : "softmax";
   static constexpr auto keeps = Keep::outputs;
   using Attrs = AxisAttrs;

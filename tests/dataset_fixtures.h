@@ -6,8 +6,7 @@
 #include "datasets/prepared.h"
 #include "tests/file_fixtures.h"
 
-template <class F>
-inline std::string message_of(F&& f, int exit_code) {
+template <class F> inline std::string message_of(F&& f, int exit_code) {
   try {
     f();
   } catch (const Error& e) {

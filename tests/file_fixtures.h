@@ -76,8 +76,7 @@ inline std::string little_endian(uint64_t value, int size) {
   for (int i = 0; i < size; ++i) out += static_cast<char>(value >> (8 * i));
   return out;
 }
-template <class T>
-inline std::string raw(std::initializer_list<T> values, bool swap = false) {
+template <class T> inline std::string raw(std::initializer_list<T> values, bool swap = false) {
   std::string out;
   for (T v : values) {
     std::string item(reinterpret_cast<const char*>(&v), sizeof v);

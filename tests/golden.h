@@ -16,8 +16,7 @@ namespace flare {
 /// Fills the fields that a JSON object has; the rest keep their defaults.
 struct JsonVisitor {
   const nlohmann::json& tree;
-  template <class T>
-  void operator()(const char* name, T& value, const char*) {
+  template <class T> void operator()(const char* name, T& value, const char*) {
     if (!tree.contains(name)) return;
     if constexpr (requires(JsonVisitor & f) { value.describe(f); }) {
       JsonVisitor inner{tree.at(name)};

@@ -33,8 +33,7 @@ inline Tensor random_tokens(int64_t b, int64_t n, int64_t vocab, uint64_t seed) 
 }
 
 /// What an E thrown by `f` says; empty when nothing is thrown.
-template <class E, class F>
-inline std::string message_of(const F& f) {
+template <class E, class F> inline std::string message_of(const F& f) {
   try {
     f();
   } catch (const E& e) { return e.what(); }

@@ -18,8 +18,7 @@ namespace {
 struct Inner {
   double rate = 0.5;
   bool on = false;
-  template <class F>
-  void describe(F& f) {
+  template <class F> void describe(F& f) {
     f("rate", rate, "a rate", Between{0, 1});
     f("on", on, "a switch");
   }
@@ -29,8 +28,7 @@ struct Outer {
   std::string word = "red";
   uint64_t big = 0;
   Inner inner;
-  template <class F>
-  void describe(F& f) {
+  template <class F> void describe(F& f) {
     f("count", count, "a count", Between{1, 100});
     f("word", word, "a colour", OneOf{{"red", "green"}});
     f("big", big, "a seed");
@@ -43,8 +41,7 @@ struct Outer {
   }
 };
 
-template <class F>
-std::string error_of(const F& body) {
+template <class F> std::string error_of(const F& body) {
   try {
     body();
   } catch (const Error& error) {

@@ -14,8 +14,7 @@ namespace {
 
 #if defined(FLARE_CUDA)
 /// Grid: a warp a row. A warp walks along its row in steps of 32; the sum of the steps so far stays in a register.
-template <class T>
-__global__ void cumsum_kernel(const T* x, T* y, int64_t rows, int64_t n, bool reverse) {
+template <class T> __global__ void cumsum_kernel(const T* x, T* y, int64_t rows, int64_t n, bool reverse) {
   const int64_t row = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) / kWarp;
   const int lane = threadIdx.x % kWarp;
   if (row >= rows) return;  // a whole warp leaves together

@@ -25,8 +25,7 @@ struct Chunk {
 };
 
 /// What the update of one step reads; written on the device, so that a captured step replays with new values.
-template <class T>
-struct Plan {
+template <class T> struct Plan {
   T lr, beta1, one_minus_beta1;
   T clip;             // factor of the gradient
   T step_size;        // adamw: lr/(1-β1^t)
@@ -34,8 +33,7 @@ struct Plan {
   int32_t apply;      // 0: skip this step
 };
 
-template <class T>
-struct PrepareArgs {
+template <class T> struct PrepareArgs {
   SchedulePlan schedule;
   double beta2, clip_norm;
   const T* loss;  // null: not guarded
@@ -46,8 +44,7 @@ struct PrepareArgs {
 
 FLARE_HD bool finite(double x) { return x - x == 0; }
 
-template <class T>
-FLARE_HD void prepare(const PrepareArgs<T>& a, double sum_of_squares) {
+template <class T> FLARE_HD void prepare(const PrepareArgs<T>& a, double sum_of_squares) {
   const double norm = ::sqrt(sum_of_squares);
   const bool apply = finite(norm) && (a.loss == nullptr || finite(static_cast<double>(*a.loss)));
   const int64_t step = *a.step_count;
@@ -74,8 +71,7 @@ FLARE_HD void prepare(const PrepareArgs<T>& a, double sum_of_squares) {
   *a.plan = plan;
 }
 
-template <class T>
-struct UpdateArgs {
+template <class T> struct UpdateArgs {
   const Chunk* chunks;
   const T* grads;
   T *first, *second, *ema;  // second: adamw only; ema: null without averages
@@ -84,8 +80,7 @@ struct UpdateArgs {
 };
 
 /// One element: p and its state at flat index i.
-template <Update kUpdate, class T>
-FLARE_HD void update_one(const UpdateArgs<T>& a, const Plan<T>& plan, T decay, T& p, int64_t i) {
+template <Update kUpdate, class T> FLARE_HD void update_one(const UpdateArgs<T>& a, const Plan<T>& plan, T decay, T& p, int64_t i) {
   T g = a.grads[i] * plan.clip;
   T m = a.first[i];
   if constexpr (kUpdate == Update::adamw) {
@@ -106,8 +101,7 @@ FLARE_HD void update_one(const UpdateArgs<T>& a, const Plan<T>& plan, T decay, T
   if (a.ema) a.ema[i] = a.ema_decay * a.ema[i] + a.one_minus_ema_decay * p;
 }
 
-template <class T>
-void partial_sums_cpu(const T* grads, int64_t n, double* sums) {
+template <class T> void partial_sums_cpu(const T* grads, int64_t n, double* sums) {
   parallel_for((n + kSegment - 1) / kSegment, 16, [&](int64_t begin, int64_t end) {
     for (int64_t s = begin; s < end; ++s) {
       double lanes[8] = {};
@@ -121,8 +115,7 @@ void partial_sums_cpu(const T* grads, int64_t n, double* sums) {
   });
 }
 
-template <Update kUpdate, class T>
-void update_cpu(const UpdateArgs<T>& a, int64_t n_chunks) {
+template <Update kUpdate, class T> void update_cpu(const UpdateArgs<T>& a, int64_t n_chunks) {
   const Plan<T> plan = *a.plan;
   if (!plan.apply) return;
   parallel_for(n_chunks, 8, [&](int64_t begin, int64_t end) {
@@ -139,8 +132,7 @@ void update_cpu(const UpdateArgs<T>& a, int64_t n_chunks) {
 constexpr int kThreads = 256, kPrepareThreads = 512;
 
 /// Sum of 2^k values, one a thread, in a fixed tree; the result is valid in thread 0.
-template <int kCount>
-__device__ double block_sum(double x) {
+template <int kCount> __device__ double block_sum(double x) {
   __shared__ double shared[kCount];
   shared[threadIdx.x] = x;
   __syncthreads();
@@ -152,8 +144,7 @@ __device__ double block_sum(double x) {
 }
 
 /// grid: one block a segment of kSegment gradients; each thread takes every kThreads-th element. Reads each gradient once.
-template <class T>
-__global__ void partial_sums_kernel(const T* grads, int64_t n, double* sums) {
+template <class T> __global__ void partial_sums_kernel(const T* grads, int64_t n, double* sums) {
   const int64_t begin = blockIdx.x * kSegment, end = begin + kSegment < n ? begin + kSegment : n;
   double sum = 0;
   for (int64_t i = begin + threadIdx.x; i < end; i += kThreads)
@@ -163,8 +154,7 @@ __global__ void partial_sums_kernel(const T* grads, int64_t n, double* sums) {
 }
 
 /// grid: one block. Adds the partial sums in a fixed order; thread 0 works out the plan of this step.
-template <class T>
-__global__ void prepare_kernel(PrepareArgs<T> a, const double* sums, int64_t n_sums) {
+template <class T> __global__ void prepare_kernel(PrepareArgs<T> a, const double* sums, int64_t n_sums) {
   double sum = 0;
   for (int64_t i = threadIdx.x; i < n_sums; i += kPrepareThreads) sum += sums[i];
   sum = block_sum<kPrepareThreads>(sum);
@@ -172,8 +162,7 @@ __global__ void prepare_kernel(PrepareArgs<T> a, const double* sums, int64_t n_s
 }
 
 /// grid: one block a chunk; threads stride over its elements. adamw reads p, g, m, v and writes p, m, v: 28 bytes an element.
-template <Update kUpdate, class T>
-__global__ void update_kernel(UpdateArgs<T> a) {
+template <Update kUpdate, class T> __global__ void update_kernel(UpdateArgs<T> a) {
   const Plan<T> plan = *a.plan;
   if (!plan.apply) return;
   const Chunk chunk = a.chunks[blockIdx.x];
@@ -183,8 +172,7 @@ __global__ void update_kernel(UpdateArgs<T> a) {
 }
 #endif
 
-template <class T>
-struct StepArgs {
+template <class T> struct StepArgs {
   Device device;
   Update update;
   int64_t n_flat, n_chunks;
@@ -193,8 +181,7 @@ struct StepArgs {
   UpdateArgs<T> moments;
 };
 
-template <Update kUpdate, class T>
-void run_update(const StepArgs<T>& a) {
+template <Update kUpdate, class T> void run_update(const StepArgs<T>& a) {
   if (a.device == Device::cpu) return update_cpu<kUpdate>(a.moments, a.n_chunks);
 #if defined(FLARE_CUDA)
   if constexpr (std::is_same_v<T, float>)
@@ -203,8 +190,7 @@ void run_update(const StepArgs<T>& a) {
 #endif
 }
 
-template <class T>
-void run_step(const StepArgs<T>& a) {
+template <class T> void run_step(const StepArgs<T>& a) {
   const int64_t n_sums = (a.n_flat + kSegment - 1) / kSegment;
   if (a.device == Device::cpu) {
     partial_sums_cpu(a.moments.grads, a.n_flat, a.sums);

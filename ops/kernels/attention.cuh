@@ -11,19 +11,16 @@ namespace flare {
 
 /// Rows of a tile, and the unit in which the streamed side is cut. Three tiles of width 128 must fit 48 KiB.
 inline constexpr int kChunkRows = 32;
-template <int DP>
-inline constexpr int kTileRows = DP <= 64 ? kChunkRows : 16;
+template <int DP> inline constexpr int kTileRows = DP <= 64 ? kChunkRows : 16;
 inline constexpr int kMaxThreads = 128;
 inline constexpr float kLog2e = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
 
 /// Rows on the device, with leave to load four elements at a time.
-template <class T>
-struct DeviceRows {
+template <class T> struct DeviceRows {
   Rows<T> rows;
   bool vec = false;
 };
-template <class T>
-DeviceRows<T> device_rows(const Rows<T>& r, int64_t D) {
+template <class T> DeviceRows<T> device_rows(const Rows<T>& r, int64_t D) {
   const bool even = D % 4 == 0 && r.batch % 4 == 0 && r.head % 4 == 0 && r.row % 4 == 0;
   return {r, even && reinterpret_cast<uintptr_t>(r.data) % (4 * sizeof(T)) == 0};
 }
@@ -47,8 +44,7 @@ __device__ __forceinline__ void store4(bf16* p, float4 x) {
   *reinterpret_cast<uint2*>(p) = make_uint2(a | b << 16, c | d << 16);
 }
 /// Four elements of a row from column d, zero beyond D.
-template <class T>
-__device__ __forceinline__ float4 load_quad(const T* p, int d, int D, bool vec) {
+template <class T> __device__ __forceinline__ float4 load_quad(const T* p, int d, int D, bool vec) {
   if (vec) return d < D ? load4(p + d) : make_float4(0, 0, 0, 0);
   return make_float4(d < D ? static_cast<float>(p[d]) : 0.0f, d + 1 < D ? static_cast<float>(p[d + 1]) : 0.0f,
                      d + 2 < D ? static_cast<float>(p[d + 2]) : 0.0f, d + 3 < D ? static_cast<float>(p[d + 3]) : 0.0f);
@@ -61,8 +57,7 @@ __device__ __forceinline__ void load_row(const T* p, int D, bool vec, float fact
     x[d] = factor * q.x, x[d + 1] = factor * q.y, x[d + 2] = factor * q.z, x[d + 3] = factor * q.w;
   }
 }
-template <int DP, class T>
-__device__ __forceinline__ void store_row(T* p, int D, bool vec, float factor, const float (&x)[DP]) {
+template <int DP, class T> __device__ __forceinline__ void store_row(T* p, int D, bool vec, float factor, const float (&x)[DP]) {
 #pragma unroll
   for (int d = 0; d < DP; d += 4) {
     if (vec) {
@@ -85,8 +80,7 @@ __device__ __forceinline__ void load_tile(const DeviceRows<T>& src, int64_t b, i
     *reinterpret_cast<float4*>(tile + r * DP + d) = make_float4(factor * x.x, factor * x.y, factor * x.z, factor * x.w);
   }
 }
-template <int DP>
-__device__ __forceinline__ float dot(const float (&x)[DP], const float* tile_row, float start) {
+template <int DP> __device__ __forceinline__ float dot(const float (&x)[DP], const float* tile_row, float start) {
   float s = start;
 #pragma unroll
   for (int d = 0; d < DP; d += 4) {
@@ -95,8 +89,7 @@ __device__ __forceinline__ float dot(const float (&x)[DP], const float* tile_row
   }
   return s;
 }
-template <int DP>
-__device__ __forceinline__ void add_scaled(float w, const float* tile_row, float (&acc)[DP]) {
+template <int DP> __device__ __forceinline__ void add_scaled(float w, const float* tile_row, float (&acc)[DP]) {
 #pragma unroll
   for (int d = 0; d < DP; d += 4) {
     const float4 t = *reinterpret_cast<const float4*>(tile_row + d);
@@ -187,8 +180,7 @@ __global__ void row_dots_kernel(DeviceRows<const T> g, DeviceRows<const T> y, fl
 }
 
 /// Calls f(integral_constant<int, DP>) with the padded width of D.
-template <class F>
-void dispatch_width(const char* who, int64_t D, F&& f) {
+template <class F> void dispatch_width(const char* who, int64_t D, F&& f) {
   if (D <= 4) return f(std::integral_constant<int, 4>{});
   if (D <= 8) return f(std::integral_constant<int, 8>{});
   if (D <= 16) return f(std::integral_constant<int, 16>{});

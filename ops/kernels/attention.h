@@ -10,24 +10,21 @@
 namespace flare {
 
 /// Rows of D contiguous elements addressed by (batch, head, index); strides in elements, 0 shares a row.
-template <class T>
-struct Rows {
+template <class T> struct Rows {
   T* data = nullptr;
   int64_t batch = 0, head = 0, row = 0;
   FLARE_HD T* at(int64_t b, int64_t h, int64_t i) const { return data + b * batch + h * head + i * row; }
 };
 
 /// Rows of x [B,H,n,D], any strides with the last axis contiguous; [H,n,D] and B = 1 are shared over the batch.
-template <class T>
-Rows<T> rows_bhnd(const Tensor& x) {
+template <class T> Rows<T> rows_bhnd(const Tensor& x) {
   auto* data = x.data<std::remove_const_t<T>>();
   const Shape& s = x.strides();
   const bool shared = x.ndim() == 3 || x.size(0) == 1;
   return {data, shared ? 0 : s[0], s[-3], s[-2]};
 }
 /// Rows of x [B,N,H*D]: head h starts at column h*D.
-template <class T>
-Rows<T> rows_bnc(const Tensor& x, int64_t head_width) {
+template <class T> Rows<T> rows_bnc(const Tensor& x, int64_t head_width) {
   return {x.data<std::remove_const_t<T>>(), x.strides()[0], head_width, x.strides()[1]};
 }
 /// x itself if its last axis is contiguous in memory, else a packed copy.
@@ -62,8 +59,7 @@ Tensor attention_dropout_factors(double p, const Tensor& rng, uint64_t site, con
 
 /// out[i] = sum_j softmax_j(scale * query[i].key[j]) value[j] for every (b,h), lse[i] = logsumexp_j(scale * query[i].key[j]).
 /// Masked keys weigh nothing; a row without keys, or of a masked query, is 0 with lse 0.
-template <class Tq, class Tk>
-struct AttendArgs {
+template <class Tq, class Tk> struct AttendArgs {
   int64_t B = 0, H = 0, n_query = 0, n_key = 0, D = 0;
   double scale = 1;
   Rows<const Tq> query;
@@ -76,9 +72,7 @@ struct AttendArgs {
   bool dropout_transposed = false;  // queries are the columns of the dropout grid
   int dropout_half = 0;
 };
-template <class Tq, class Tk>
-void attend_cpu(const AttendArgs<Tq, Tk>& args);
-template <class Tq, class Tk>
-void attend_cuda(const AttendArgs<Tq, Tk>& args, Stream& stream);
+template <class Tq, class Tk> void attend_cpu(const AttendArgs<Tq, Tk>& args);
+template <class Tq, class Tk> void attend_cuda(const AttendArgs<Tq, Tk>& args, Stream& stream);
 
 }  // namespace flare

@@ -8,13 +8,11 @@
 namespace flare {
 
 /// One thread copies kVec neighbours of a row. T: weight, Out: result.
-template <class T>
-struct RowOfToken {
+template <class T> struct RowOfToken {
   const int64_t* tokens;
   const T* weight;
   int64_t v_count, c;
-  template <int kVec>
-  __device__ void operator()(int64_t t, int64_t, int64_t i, float (&v)[kVec]) const {
+  template <int kVec> __device__ void operator()(int64_t t, int64_t, int64_t i, float (&v)[kVec]) const {
     const int64_t id = tokens[t];
     if (id >= 0 && id < v_count)
       load_vec<kVec>(weight + id * c + i, v);

@@ -5,8 +5,7 @@
 
 namespace flare {
 
-template <class T>
-struct MixerKernelArgs {
+template <class T> struct MixerKernelArgs {
   DeviceRows<const float> q, z, dz;  // z, dz [B,H,M,D] packed
   DeviceRows<const T> k, v, g;
   DeviceRows<T> dk, dv;
@@ -101,8 +100,7 @@ __global__ void __launch_bounds__(kMaxThreads) mixer_dz_kernel(MixerKernelArgs<T
 /// Pass B2 for the tokens: dk, dv. Grid: (b, h, tile of blockDim*R tokens). A thread owns R tokens: k, v, g, dk, dv in
 /// registers; q, z, dz pass through 3*32*DP floats of shared memory. Reads k, v, g once and writes dk, dv once.
 /// 5*DP FMAs and two exponentials per pair.
-template <class T, int DP, int R>
-__global__ void __launch_bounds__(kMaxThreads) mixer_dkv_kernel(MixerKernelArgs<T> a) {
+template <class T, int DP, int R> __global__ void __launch_bounds__(kMaxThreads) mixer_dkv_kernel(MixerKernelArgs<T> a) {
   __shared__ __align__(16) float q_tile[kTileRows<DP> * DP], z_tile[kTileRows<DP> * DP], dz_tile[kTileRows<DP> * DP];
   __shared__ float2 stats[kTileRows<DP>];  // lse of the encode row (powers of two), eps
   const Work w = work_of(a.plan);

@@ -9,8 +9,7 @@
 
 namespace flare {
 
-template <class T>
-struct MixerGradArgs {
+template <class T> struct MixerGradArgs {
   using A = acc_t<T>;
   int64_t B = 0, H = 0, M = 0, N = 0, D = 0;
   double scale = 1;
@@ -24,7 +23,6 @@ struct MixerGradArgs {
   A* dq = nullptr;                                       // packed, shaped like q
   Rows<T> dk, dv;
 };
-template <class T>
-void mixer_backward_cpu(const MixerGradArgs<T>& args);
+template <class T> void mixer_backward_cpu(const MixerGradArgs<T>& args);
 
 }  // namespace flare

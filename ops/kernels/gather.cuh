@@ -7,8 +7,7 @@
 namespace flare {
 
 /// What a row with an index outside the axis holds: something that cannot pass unnoticed.
-template <class T>
-__device__ T no_such_row() {
+template <class T> __device__ T no_such_row() {
   if constexpr (std::is_same_v<T, float> || std::is_same_v<T, double> || std::is_same_v<T, bf16>)
     return T(__int_as_float(0x7fc00000));
   else

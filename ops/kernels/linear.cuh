@@ -7,10 +7,7 @@
 namespace flare {
 
 /// kWidth neighbouring elements moved as one access of up to 16 bytes.
-template <class T, int kWidth>
-struct alignas(sizeof(T) * kWidth) LinearPack {
-  T v[kWidth];
-};
+template <class T, int kWidth> struct alignas(sizeof(T) * kWidth) LinearPack { T v[kWidth]; };
 
 /// y[i] += bias[i % channels]. One thread owns one pack of y: reads and writes it once, bias comes from L1.
 /// Index is uint32_t where the packs fit, since a 64-bit remainder would cost more than the memory access.

@@ -42,15 +42,13 @@ void cross_entropy_cuda(const char* name, const T* x, const int64_t* labels, flo
   reduce_rows<1>(name, 1, rows, PlainTerm{loss.data<float>()}, WriteTimes{y, 1.0f / static_cast<float>(rows)}, stream);
 }
 
-template <class T>
-struct CrossEntropySlope {
+template <class T> struct CrossEntropySlope {
   const T* x;
   const int64_t* labels;
   const float *lse, *gy;
   int64_t k;
   float inverse;
-  template <int kVec>
-  __device__ void operator()(int64_t b, int64_t, int64_t i, float (&v)[kVec]) const {
+  template <int kVec> __device__ void operator()(int64_t b, int64_t, int64_t i, float (&v)[kVec]) const {
     const int64_t label = labels[b];
     const float scale = label >= 0 && label < k ? *gy * inverse : 0.0f, shift = lse[b];
     load_vec<kVec>(x + b * k + i, v);
@@ -58,8 +56,7 @@ struct CrossEntropySlope {
   }
 };
 
-template <class T>
-struct BceTerm {
+template <class T> struct BceTerm {
   const T* x;
   const int64_t* labels;
   __device__ void operator()(int64_t, int64_t i, float (&sums)[1]) const {
@@ -67,14 +64,12 @@ struct BceTerm {
     if (labels[i] == 0 || labels[i] == 1) sums[0] += fmaxf(v, 0.0f) - (labels[i] == 1 ? v : 0.0f) + log1pf(expf(-fabsf(v)));
   }
 };
-template <class T>
-struct BceSlope {
+template <class T> struct BceSlope {
   const T* x;
   const int64_t* labels;
   const float* gy;
   float inverse;
-  template <int kVec>
-  __device__ void operator()(int64_t, int64_t, int64_t i, float (&v)[kVec]) const {
+  template <int kVec> __device__ void operator()(int64_t, int64_t, int64_t i, float (&v)[kVec]) const {
     load_vec<kVec>(x + i, v);
     for (int j = 0; j < kVec; ++j) {
       const int64_t label = labels[i + j];
@@ -84,8 +79,7 @@ struct BceSlope {
 };
 
 /// One block; a thread takes every 512th row. Integers, so the order does not matter.
-template <class T>
-__global__ void correct_count_kernel(const T* x, const int64_t* labels, int64_t* y, int64_t rows, int64_t k) {
+template <class T> __global__ void correct_count_kernel(const T* x, const int64_t* labels, int64_t* y, int64_t rows, int64_t k) {
   __shared__ long long of_thread[512];
   long long correct = 0;
   for (int64_t b = threadIdx.x; b < rows; b += blockDim.x) {
@@ -113,21 +107,18 @@ __global__ void correct_count_kernel(const T* x, const int64_t* labels, int64_t*
   if (threadIdx.x == 0) *y = of_thread[0];
 }
 
-template <class T>
-struct SquaredError {
+template <class T> struct SquaredError {
   const T *p, *t;
   __device__ void operator()(int64_t, int64_t i, float (&sums)[1]) const {
     const float d = static_cast<float>(p[i]) - static_cast<float>(t[i]);
     sums[0] += d * d;
   }
 };
-template <class T>
-struct SquaredErrorSlope {
+template <class T> struct SquaredErrorSlope {
   const T *p, *t;
   const float* gy;
   float scale;
-  template <int kVec>
-  __device__ void operator()(int64_t, int64_t, int64_t i, float (&v)[kVec]) const {
+  template <int kVec> __device__ void operator()(int64_t, int64_t, int64_t i, float (&v)[kVec]) const {
     float u[kVec];
     load_vec<kVec>(p + i, v);
     load_vec<kVec>(t + i, u);
@@ -136,8 +127,7 @@ struct SquaredErrorSlope {
 };
 
 /// Σ (p - t)² and Σ t² over the elements of sample b whose token is not masked; a token has `width` elements.
-template <class T>
-struct RelativeTerm {
+template <class T> struct RelativeTerm {
   const T *p, *t;
   const uint8_t* mask;
   int64_t n, width;
@@ -156,15 +146,13 @@ struct WriteNorms {
     ratio[b] = sums[1] > 0 ? error[b] / size[b] : 0.0f;
   }
 };
-template <bool kOfTarget, class T>
-struct RelativeSlope {
+template <bool kOfTarget, class T> struct RelativeSlope {
   const T *p, *t;
   const uint8_t* mask;
   const float *error, *size, *gy;
   int64_t n, width;
   float inverse;
-  template <int kVec>
-  __device__ void operator()(int64_t b, int64_t, int64_t i, float (&v)[kVec]) const {
+  template <int kVec> __device__ void operator()(int64_t b, int64_t, int64_t i, float (&v)[kVec]) const {
     float u[kVec];
     load_vec<kVec>(p + b * n + i, v);
     load_vec<kVec>(t + b * n + i, u);

@@ -13,8 +13,7 @@ inline constexpr int kNormWarps = 8;         // rows in flight in a block
 inline constexpr int64_t kNormBlocks = 528;  // blocks of the backward pass: fixed, so that the bits do not depend on the chip
 
 /// Chunk j of a row in registers: valid unless beyond the row.
-template <class T>
-__device__ __forceinline__ void load_chunk(const T* row, int c, int j, float (&v)[4]) {
+template <class T> __device__ __forceinline__ void load_chunk(const T* row, int c, int j, float (&v)[4]) {
   const int i = (j * kWarp + static_cast<int>(threadIdx.x % kWarp)) * 4;
   if (i < c)
     load_vec<4>(row + i, v);
@@ -187,8 +186,7 @@ __global__ void norm_any_params_kernel(const T* x, const float* mean, const floa
 }
 
 /// Calls f with the number of 128-wide chunks as a constant, or 0 for rows that do not fit the register kernels.
-template <class F>
-void with_chunks(int64_t c, bool aligned, F&& f) {
+template <class F> void with_chunks(int64_t c, bool aligned, F&& f) {
   if (!aligned || c % 4 != 0 || c > 1024)
     f(std::integral_constant<int, 0>{});
   else if (c <= 128)

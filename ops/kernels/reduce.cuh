@@ -36,15 +36,13 @@ __global__ void row_sums_kernel(Term term, Write write, int64_t rows, int64_t n,
   if (first == 0) write(unit, sums);
 }
 
-template <int kSums>
-struct WriteParts {
+template <int kSums> struct WriteParts {
   float* parts;
   __device__ void operator()(int64_t unit, const float (&sums)[kSums]) const {
     for (int k = 0; k < kSums; ++k) parts[unit * kSums + k] = sums[k];
   }
 };
-template <int kSums>
-struct AddParts {
+template <int kSums> struct AddParts {
   const float* parts;
   int64_t n_parts;
   __device__ void operator()(int64_t row, int64_t i, float (&sums)[kSums]) const {

@@ -5,8 +5,7 @@
 
 namespace flare {
 
-template <class T>
-struct SdpaGradKernelArgs {
+template <class T> struct SdpaGradKernelArgs {
   DeviceRows<const T> query, key, value, grad;  // grad: rows of g [B,H,n_query,D]
   const float *lse, *delta;                     // [B,H,n_query]
   const uint8_t* key_mask;

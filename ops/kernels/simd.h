@@ -21,31 +21,15 @@ namespace flare::simd {
 #else
 #define FLARE_VECTOR_BYTES 32
 #endif
-template <class A>
-struct VecOf;
-template <>
-struct VecOf<float> {
-  typedef float type __attribute__((vector_size(FLARE_VECTOR_BYTES), may_alias));
-};
-template <>
-struct VecOf<double> {
-  typedef double type __attribute__((vector_size(FLARE_VECTOR_BYTES), may_alias));
-};
-template <class A>
-using Vec = typename VecOf<A>::type;
-template <class A>
-inline constexpr int64_t kLanes = FLARE_VECTOR_BYTES / static_cast<int64_t>(sizeof(A));
-template <class A>
-inline constexpr int64_t kBlock = 2 * kLanes<A>;
+template <class A> struct VecOf;
+template <> struct VecOf<float> { typedef float type __attribute__((vector_size(FLARE_VECTOR_BYTES), may_alias)); };
+template <> struct VecOf<double> { typedef double type __attribute__((vector_size(FLARE_VECTOR_BYTES), may_alias)); };
+template <class A> using Vec = typename VecOf<A>::type;
+template <class A> inline constexpr int64_t kLanes = FLARE_VECTOR_BYTES / static_cast<int64_t>(sizeof(A));
+template <class A> inline constexpr int64_t kBlock = 2 * kLanes<A>;
 
-template <class A>
-inline Vec<A>& at(A* p) {
-  return *reinterpret_cast<Vec<A>*>(p);
-}
-template <class A>
-inline const Vec<A>& at(const A* p) {
-  return *reinterpret_cast<const Vec<A>*>(p);
-}
+template <class A> inline Vec<A>& at(A* p) { return *reinterpret_cast<Vec<A>*>(p); }
+template <class A> inline const Vec<A>& at(const A* p) { return *reinterpret_cast<const Vec<A>*>(p); }
 
 /// e^x in each lane. float: within 2 ulp on [-87.3, 88], 0 below (so e^-inf is exactly 0), clamped above; NaN stays NaN.
 inline __attribute__((always_inline)) Vec<float> vexp(Vec<float> x) {
@@ -78,8 +62,7 @@ inline __attribute__((always_inline)) Vec<double> vexp(Vec<double> x) {
 }
 
 /// 64-byte aligned array, zero at start.
-template <class A>
-class Buffer {
+template <class A> class Buffer {
  public:
   explicit Buffer(int64_t n)
       : data_(static_cast<A*>(::operator new (static_cast<size_t>(n > 0 ? n : 1) * sizeof(A), std::align_val_t{64}))) {
@@ -96,8 +79,7 @@ class Buffer {
 };
 
 /// s[j][lane] = start(j) + sum_d rows[j][d] * cols[d][lane] for j < n; start is bias[j], or 0 without bias.
-template <class A>
-void tile_scores(const A* rows, const A* bias, int64_t n, int64_t D, const A* cols, A* s) {
+template <class A> void tile_scores(const A* rows, const A* bias, int64_t n, int64_t D, const A* cols, A* s) {
   constexpr int64_t L = kLanes<A>, B = kBlock<A>;
   using V = Vec<A>;
   int64_t j = 0;
@@ -125,8 +107,7 @@ void tile_scores(const A* rows, const A* bias, int64_t n, int64_t D, const A* co
 }
 
 /// acc[d][lane] += sum_j rows[j][d] * w[j][lane] for j < n.
-template <class A>
-void tile_accumulate(const A* rows, const A* w, int64_t n, int64_t D, A* acc) {
+template <class A> void tile_accumulate(const A* rows, const A* w, int64_t n, int64_t D, A* acc) {
   constexpr int64_t L = kLanes<A>, B = kBlock<A>;
   using V = Vec<A>;
   int64_t d = 0;
@@ -151,8 +132,7 @@ void tile_accumulate(const A* rows, const A* w, int64_t n, int64_t D, A* acc) {
 }
 
 /// out[j][d] += sum_lane w[j][lane] * rows[lane][d] for j < n, d < width; width is a multiple of kLanes.
-template <class A>
-void tile_transposed(const A* rows, const A* w, int64_t n, int64_t width, A* out) {
+template <class A> void tile_transposed(const A* rows, const A* w, int64_t n, int64_t width, A* out) {
   constexpr int64_t L = kLanes<A>, B = kBlock<A>;
   using V = Vec<A>;
   for (int64_t d = 0; d < width; d += L) {

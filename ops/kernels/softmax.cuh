@@ -9,8 +9,7 @@
 namespace flare {
 
 /// Where a thread's line starts, which of its elements the thread takes, and how partial results meet.
-template <int kGroup>
-struct Line {
+template <int kGroup> struct Line {
   int64_t at, first, step, stride;
   bool valid;
   __device__ Line(int64_t outer, int64_t n, int64_t inner) {
@@ -22,8 +21,7 @@ struct Line {
     valid = line < outer * inner;
     at = line / inner * n * inner + line % inner;
   }
-  template <class F>
-  __device__ static float combine(float v, F f) {
+  template <class F> __device__ static float combine(float v, F f) {
     if constexpr (kGroup == 1)
       return v;
     else if constexpr (kGroup == kWarp)

@@ -6,20 +6,15 @@
 
 namespace flare {
 
-template <class T, int kVec>
-struct alignas(sizeof(T) * kVec) Pack {
-  T v[kVec];
-};
+template <class T, int kVec> struct alignas(sizeof(T) * kVec) Pack { T v[kVec]; };
 
 /// p must be aligned to sizeof(T) * kVec bytes.
-template <int kVec, class T>
-__device__ __forceinline__ void load_vec(const T* p, float (&out)[kVec]) {
+template <int kVec, class T> __device__ __forceinline__ void load_vec(const T* p, float (&out)[kVec]) {
   const Pack<T, kVec> pack = *reinterpret_cast<const Pack<T, kVec>*>(p);
 #pragma unroll
   for (int j = 0; j < kVec; ++j) out[j] = static_cast<float>(pack.v[j]);
 }
-template <int kVec, class T>
-__device__ __forceinline__ void store_vec(T* p, const float (&in)[kVec]) {
+template <int kVec, class T> __device__ __forceinline__ void store_vec(T* p, const float (&in)[kVec]) {
   Pack<T, kVec> pack;
 #pragma unroll
   for (int j = 0; j < kVec; ++j) pack.v[j] = static_cast<T>(in[j]);

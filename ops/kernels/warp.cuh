@@ -14,8 +14,7 @@ struct Larger {
 };
 
 /// Combines the values of the 32 lanes; every lane gets the result. All lanes must take part.
-template <class F>
-__device__ __forceinline__ float warp_reduce(float v, F combine) {
+template <class F> __device__ __forceinline__ float warp_reduce(float v, F combine) {
 #pragma unroll
   for (int step = kWarp / 2; step > 0; step /= 2) v = combine(v, __shfl_xor_sync(0xffffffffu, v, step));
   return v;
@@ -24,8 +23,7 @@ __device__ __forceinline__ float warp_sum(float v) { return warp_reduce(v, Plus{
 __device__ __forceinline__ float warp_max(float v) { return warp_reduce(v, Larger{}); }
 
 /// Combines the values of all threads of a one-dimensional block of whole warps; every thread gets the result.
-template <class F>
-__device__ __forceinline__ float block_reduce(float v, F combine) {
+template <class F> __device__ __forceinline__ float block_reduce(float v, F combine) {
   __shared__ float of_warp[kWarp];
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, n_warps = blockDim.x / kWarp;
   v = warp_reduce(v, combine);

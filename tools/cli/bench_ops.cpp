@@ -23,8 +23,7 @@ struct BenchOptions {
 };
 
 /// Median wall time of body() in microseconds, with queued work finished before and after. `flush` is overwritten in between.
-template <class Body>
-double median_microseconds(int repeats, Device device, const Tensor& flush, const Body& body) {
+template <class Body> double median_microseconds(int repeats, Device device, const Tensor& flush, const Body& body) {
   Stream& stream = compute_stream(device);
   std::vector<double> times;
   for (int i = -kWarmUp; i < repeats; ++i) {

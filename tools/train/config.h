@@ -16,8 +16,7 @@ struct TaskConfig {
   int64_t max_length = 0;
   bool pad_to_max = false;
 
-  template <class F>
-  void describe(F& f) {
+  template <class F> void describe(F& f) {
     f("name", name, "name of the task, for messages and reports");
     f("data", data, "prepared data folder (see `flare data`)");
     f("generate", generate, "arguments with which `flare data generate` makes that folder; shown when it is missing");
@@ -40,8 +39,7 @@ struct TrainConfig {
   int64_t checkpoint_every = 1000;
   bool prefetch = true;
 
-  template <class F>
-  void describe(F& f) {
+  template <class F> void describe(F& f) {
     f("steps", steps, "optimizer steps", Between{1, 1e12});
     f("batch_size", batch_size, "samples of one forward pass", Between{1, 1e9});
     f("eval_batch_size", eval_batch_size, "samples of one forward pass in evaluation; 0: batch_size", Between{0, 1e9});
@@ -66,8 +64,7 @@ struct Recipe {
   uint64_t seed = 0;
   std::string version;
 
-  template <class F>
-  void describe(F& f) {
+  template <class F> void describe(F& f) {
     f("task", task, "which data");
     f("model", model, "the network");
     f("train", train, "length, batches, reports");

@@ -37,8 +37,7 @@ struct Field {
 /// came from (which must outlive it). Parsing, --set, --help-config, the run header and config.json are all loops over it.
 class FieldList {
  public:
-  template <class T, class... Limits>
-  void operator()(const char* name, T& value, const char* help, const Limits&... limits) {
+  template <class T, class... Limits> void operator()(const char* name, T& value, const char* help, const Limits&... limits) {
     const std::string key = prefix_ + name;
     if constexpr (requires(FieldList & f) { value.describe(f); }) {
       const std::string before = prefix_;
@@ -75,8 +74,7 @@ class FieldList {
   Json write() const;
 
  private:
-  template <class T>
-  static constexpr const char* type_name() {
+  template <class T> static constexpr const char* type_name() {
     if constexpr (std::same_as<T, bool>)
       return "bool";
     else if constexpr (std::integral<T>)
@@ -105,8 +103,7 @@ class FieldList {
   }
   static void add_limit(Field& field, const Between& range);
   static void add_limit(Field& field, const OneOf& choice);
-  template <class T>
-  static void check_limit(const std::string& key, const T& value, const Between& range) {
+  template <class T> static void check_limit(const std::string& key, const T& value, const Between& range) {
     check<ConfigError>(static_cast<double>(value) >= range.lo && static_cast<double>(value) <= range.hi, key,
                        ": expected a value in ", describe_range(range), ", got ", value);
   }
