@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <map>
 #include <mutex>
+#include <unordered_map>
 #include <vector>
 
 #if defined(FLARE_CUDA)
@@ -28,7 +29,11 @@ void* system_allocate(Device device, int64_t bytes) {
 #if defined(FLARE_CUDA)
   compute_stream(device);  // makes sure the device is usable, with its own error if not
   void* data = nullptr;
+  // Legal beside a capture in relaxed mode only: the call is not recorded, and the block stays with the graph's hold.
+  cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
+  cuda_check(cudaThreadExchangeStreamCaptureMode(&mode), "cudaThreadExchangeStreamCaptureMode");
   const cudaError_t status = cudaMalloc(&data, static_cast<size_t>(bytes));
+  cuda_check(cudaThreadExchangeStreamCaptureMode(&mode), "cudaThreadExchangeStreamCaptureMode");
   if (status == cudaErrorMemoryAllocation) {
     cudaGetLastError();
     return nullptr;
@@ -60,12 +65,13 @@ class Pool {
     const int64_t size = size_class(bytes);
     ++stats_.n_allocations;
     void* data = nullptr;
-    if (auto cached = free_.find(size); cached != free_.end() && !cached->second.empty()) {
-      data = cached->second.back();
-      cached->second.pop_back();
-    } else {
-      data = reserve(size);
+    if (filling_) {
+      data = pop(holds_[filling_], size);
+      if (data) stats_.held -= size;
     }
+    if (!data) data = pop(free_, size);
+    if (!data) data = reserve(size);
+    if (filling_) owner_[data] = filling_;
     stats_.current += size;
     stats_.peak = std::max(stats_.peak, stats_.current);
     return data;
@@ -76,7 +82,14 @@ class Pool {
     const int64_t size = size_class(bytes);
     stats_.current -= size;
     try {
-      free_[size].push_back(data);
+      if (filling_) owner_.try_emplace(data, filling_);  // another graph's block stays that graph's
+      const auto owner = owner_.empty() ? owner_.end() : owner_.find(data);
+      if (owner == owner_.end()) {
+        free_[size].push_back(data);
+      } else {
+        holds_[owner->second][size].push_back(data);
+        stats_.held += size;
+      }
     } catch (...) {  // no room even for the list entry: let the block go
       system_release(device_, data);
       stats_.reserved -= size;
@@ -100,12 +113,45 @@ class Pool {
     limit_ = bytes;
   }
 
+  int64_t begin_hold() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    check<DeviceError>(filling_ == 0, "allocator: a capture is under way already; captures do not nest");
+    holds_[++last_hold_];
+    return filling_ = last_hold_;
+  }
+  void end_hold() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    filling_ = 0;
+  }
+  void release_hold(int64_t hold) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (filling_ == hold) filling_ = 0;
+    std::erase_if(owner_, [&](const auto& entry) { return entry.second == hold; });
+    const auto at = holds_.find(hold);
+    if (at == holds_.end()) return;
+    for (auto& [size, blocks] : at->second) {
+      stats_.held -= size * static_cast<int64_t>(blocks.size());
+      free_[size].insert(free_[size].end(), blocks.begin(), blocks.end());
+    }
+    holds_.erase(at);
+  }
+
  private:
+  using Blocks = std::map<int64_t, std::vector<void*>>;  // by size class
+
+  /// A cached block of that size, or nullptr.
+  static void* pop(Blocks& blocks, int64_t size) {
+    const auto cached = blocks.find(size);
+    if (cached == blocks.end() || cached->second.empty()) return nullptr;
+    void* data = cached->second.back();
+    cached->second.pop_back();
+    return data;
+  }
   bool fits(int64_t size) const { return limit_ == 0 || stats_.reserved + size <= limit_; }
 
   void* reserve(int64_t size) {
     void* data = fits(size) ? system_allocate(device_, size) : nullptr;
-    if (!data) {
+    if (!data && !filling_) {  // giving blocks back waits for the stream, which a capture forbids
       release_all();
       data = fits(size) ? system_allocate(device_, size) : nullptr;
     }
@@ -116,6 +162,7 @@ class Pool {
   }
 
   void release_all() {
+    check<DeviceError>(filling_ == 0, "allocator: cached blocks cannot go back to the system during a capture");
     if (device_ == Device::cuda) compute_stream(device_).synchronize();
     for (auto& [size, blocks] : free_) {
       for (void* data : blocks) {
@@ -143,7 +190,10 @@ class Pool {
 
   Device device_;
   std::mutex mutex_;
-  std::map<int64_t, std::vector<void*>> free_;
+  Blocks free_;
+  std::map<int64_t, Blocks> holds_;           // free blocks of each hold
+  std::unordered_map<void*, int64_t> owner_;  // the hold of each block that has one, live or free
+  int64_t filling_ = 0, last_hold_ = 0;       // 0: none
   MemoryStats stats_;
   int64_t limit_ = 0;
 };
@@ -168,5 +218,8 @@ MemoryStats memory_stats(Device device) { return pool(device).stats(); }
 void reset_peak(Device device) { pool(device).reset_peak(); }
 void release_cached(Device device) { pool(device).trim(); }
 void set_memory_limit(Device device, int64_t bytes) { pool(device).set_limit(bytes); }
+int64_t begin_hold(Device device) { return pool(device).begin_hold(); }
+void end_hold(Device device) noexcept { pool(device).end_hold(); }
+void release_hold(Device device, int64_t hold) noexcept { pool(device).release_hold(hold); }
 
 }  // namespace flare

@@ -10,6 +10,7 @@ struct MemoryStats {
   int64_t current = 0;   // in live tensors, rounded sizes
   int64_t peak = 0;      // largest `current` since the last reset_peak
   int64_t reserved = 0;  // taken from the system, live and cached
+  int64_t held = 0;      // free blocks that captured graphs keep for themselves (begin_hold)
   int64_t n_allocations = 0, n_system_allocations = 0;
 };
 
@@ -23,5 +24,14 @@ void reset_peak(Device device);
 void release_cached(Device device);  // gives every cached block back to the system
 /// Refuses to reserve more than this many bytes on the device (0: no limit), so that tests meet a full device.
 void set_memory_limit(Device device, int64_t bytes);
+
+/// Memory of a captured graph. A replay writes where the capture wrote, so every block of the device that is handed out or given
+/// back between begin_hold and end_hold belongs to the hold: it is handed out again inside the same capture only, and when a tensor
+/// returns it later it waits in the hold. release_hold gives the blocks back to everybody; those still in tensors follow when the
+/// tensors go. One hold is filled at a time, by one thread: while it is, no other thread may allocate on the device.
+/// DeviceError when another hold is being filled.
+int64_t begin_hold(Device device);
+void end_hold(Device device) noexcept;
+void release_hold(Device device, int64_t hold) noexcept;
 
 }  // namespace flare

@@ -33,6 +33,10 @@ CudaInfo cuda_info(int index) {
   info.index = index;
   info.sm = p.major * 10 + p.minor;
   info.multiprocessors = p.multiProcessorCount;
+  int clock_khz = 0;
+  cuda_check(cudaDeviceGetAttribute(&clock_khz, cudaDevAttrClockRate, index), "cudaDeviceGetAttribute");
+  info.clock_khz = clock_khz;
+  info.l2_bytes = p.l2CacheSize;
   int current = 0;
   cuda_check(cudaGetDevice(&current), "cudaGetDevice");
   cuda_check(cudaSetDevice(index), "cudaSetDevice");

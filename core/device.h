@@ -23,6 +23,7 @@ struct CudaInfo {
   std::string name;
   int index = 0, sm = 0, multiprocessors = 0;  // sm: 90 for compute capability 9.0
   int64_t memory_bytes = 0, free_bytes = 0;
+  int64_t clock_khz = 0, l2_bytes = 0;  // highest clock of the multiprocessors; second-level cache
   int driver = 0, runtime = 0;
 };
 /// Facts about GPU `index`. DeviceError when absent.

@@ -1,8 +1,11 @@
 #include "ops/flare_mixer.h"
 
 #include "autograd/op.h"
+#include "core/gemm.h"
+#include "core/log.h"
 #include "ops/cast.h"
 #include "ops/kernels/flare_mixer.h"
+#include "ops/kernels/flare_mixer_cpu.h"
 #include "ops/matmul.h"
 #include "ops/pointwise.h"
 #include "ops/shaping.h"
@@ -47,6 +50,22 @@ template <class T> Rows<T> latent_rows(T* data, const Extents& e, bool shared) {
   return {data, shared ? 0 : e.H * e.M * e.D, e.M * e.D, e.D};
 }
 template <class T> Rows<T> token_rows(T* data, const Extents& e) { return {data, e.N * e.H * e.D, e.D, e.H * e.D}; }
+
+#if defined(FLARE_CUDA)
+/// Whether the tensor-core kernels take these rows: whole 16-byte units, and strides whose multiples fit an int.
+template <class T> bool in_units(const Rows<T>& r) {
+  constexpr int64_t kUnit = 16 / static_cast<int64_t>(sizeof(T));
+  return r.batch % kUnit == 0 && r.head % kUnit == 0 && r.row % kUnit == 0 && r.row < (int64_t{1} << 24) &&
+         reinterpret_cast<uintptr_t>(r.data) % 16 == 0;
+}
+template <class T, class... R> bool fits_tensor_cores(int64_t B, int64_t D, const R&... rows) {
+  const bool fits = D <= kMixerWidth && D % (16 / static_cast<int64_t>(sizeof(T))) == 0 && B <= 65535 && (in_units(rows) && ...);
+  if (!fits)
+    log_once("flare_mixer plain", "flare_mixer: head width ", D, " in ", dtype_of<T>,
+             " takes the plain kernels; widths up to 64 whose rows are whole aligned 16-byte units are several times faster");
+  return fits;
+}
+#endif
 
 /// Backward of FlareMixer: (q, k, v, mask, rng, y, z, lse_encode, lse_decode, g) -> dq, dk, dv.
 struct FlareMixerBackward {
@@ -103,6 +122,12 @@ struct FlareMixerBackward {
   }
 #if defined(FLARE_CUDA)
   template <class T> static void run_cuda(const MixerGradArgs<T>& g, Stream& stream) {
+    if (fits_tensor_cores<T>(g.B, g.D, g.k, g.v, g.y, g.g, g.dk, g.dv)) {
+      if constexpr (std::is_same_v<T, bf16>)
+        return mixer_backward<Math::bf16>(g, stream);
+      else
+        return tf32_enabled() ? mixer_backward<Math::tf32>(g, stream) : mixer_backward<Math::f32>(g, stream);
+    }
     const Extents e{g.B, g.N, g.H, g.M, g.D, g.shared_q};
     const Tensor delta = Tensor::empty(Shape{g.B, g.H, g.N}, DType::f32, Device::cuda);
     const Tensor dz = Tensor::empty(Shape{g.B, g.H, g.M, g.D}, DType::f32, Device::cuda);
@@ -163,9 +188,16 @@ struct FlareMixerBackward {
           {{.kind = InputSpec::param, .shape = q}, x, x, masked ? mask : none, p > 0 ? rng : none, x, z, encode, decode, x},
           Attrs{.scale = 0.5, .dropout_p = p, .site = 2}};
     };
-    return {sample("mask", {2, 5, 8}, 2, 37, true, 0),         sample("dropout", {2, 5, 8}, 2, 37, false, 0.25),
-            sample("width 16", {2, 150, 16}, 2, 300, true, 0), sample("q per sample", {3, 2, 5, 4}, 3, 1100, true, 0),
-            sample("width 64", {1, 70, 64}, 2, 45, true, 0),   sample("width 100", {1, 40, 100}, 1, 1030, true, 0.5)};
+    return {sample("mask", {2, 5, 8}, 2, 37, true, 0),
+            sample("dropout", {2, 5, 8}, 2, 37, false, 0.25),
+            sample("width 16", {2, 150, 16}, 2, 300, true, 0),
+            sample("width 16, dropout", {2, 40, 16}, 2, 300, true, 0.25),
+            sample("q per sample", {3, 2, 5, 4}, 3, 1100, true, 0),
+            sample("width 24", {2, 33, 24}, 2, 310, true, 0),
+            sample("width 32, many latents", {2, 257, 32}, 1, 300, false, 0),
+            sample("width 64", {1, 70, 64}, 2, 45, true, 0),
+            sample("more latents than a block takes", {1, 600, 16}, 1, 200, true, 0),
+            sample("width 100", {1, 40, 100}, 1, 1030, true, 0.5)};
   }
 };
 FLARE_REGISTER_OP(FlareMixerBackward);
@@ -208,16 +240,32 @@ struct FlareMixer {
   }
   static void forward_cpu(Inputs in, Outputs out, const Attrs& a) {
     dispatch_float(in[1].dtype(), name, [&](auto tag) {
-      run<typename decltype(tag)::type>(in, out, a,
-                                        [](const auto& encode, const auto& decode) { attend_cpu(encode), attend_cpu(decode); });
+      run<typename decltype(tag)::type>(in, out, a, [](const auto& encode, const auto& decode) {
+        mixer_forward_cpu<typename decltype(tag)::type>(encode, decode);
+      });
     });
   }
 #if defined(FLARE_CUDA)
   static void forward_cuda(Inputs in, Outputs out, const Attrs& a, Stream& stream) {
     dispatch_float_cuda(in[1].dtype(), name, [&](auto tag) {
-      run<typename decltype(tag)::type>(in, out, a, [&](const auto& encode, const auto& decode) {
-        attend_cuda(encode, stream);
-        attend_cuda(decode, stream);
+      using T = typename decltype(tag)::type;
+      run<T>(in, out, a, [&](const auto& encode, const auto& decode) {
+        if (!fits_tensor_cores<T>(encode.B, encode.D, encode.key, encode.value, decode.out)) {
+          attend_cuda(encode, stream);
+          attend_cuda(decode, stream);
+          return;
+        }
+        MixerArgs<T> m;
+        m.B = encode.B, m.H = encode.H, m.M = encode.n_query, m.N = encode.n_key, m.D = encode.D, m.scale = encode.scale;
+        m.q = encode.query.data, m.q_batch = encode.query.batch, m.k = encode.key, m.v = encode.value, m.y = decode.out;
+        m.z = encode.out.data, m.lse_encode = encode.lse, m.lse_decode = decode.lse, m.mask = encode.key_mask;
+        m.dropout = encode.dropout;
+        if constexpr (std::is_same_v<T, bf16>)
+          mixer_forward<Math::bf16>(m, stream);
+        else if (tf32_enabled())
+          mixer_forward<Math::tf32>(m, stream);
+        else
+          mixer_forward<Math::f32>(m, stream);
       });
     });
   }
@@ -305,6 +353,16 @@ std::vector<Sample> FlareMixer::samples() {
         {.kind = InputSpec::mask, .shape = {2, 129}},
         none},
        Attrs{}},
+      {"width 16, q per sample, dropout",
+       {latents({2, 2, 37, 16}, false),
+        values({2, 150, 32}, false),
+        values({2, 150, 32}, false),
+        {.kind = InputSpec::mask, .shape = {2, 150}},
+        rng},
+       Attrs{.scale = 0.5, .dropout_p = 0.25, .site = 4}},
+      {"width 64, many latents",
+       {latents({1, 260, 64}, false), values({1, 300, 64}, false), values({1, 300, 64}, false), none, none},
+       Attrs{.scale = 0.125}},
       // Scores up to 80: their rounding in f32 or bf16 shifts every weight by that many parts.
       {"large scores",
        {latents({2, 3, 4}, true, 4), values({2, 9, 8}, true, 5), values({2, 9, 8}), none, none},

@@ -1,5 +1,7 @@
 #include "ops/sdpa.h"
 
+#include <memory>
+
 #include "autograd/op.h"
 #include "ops/cast.h"
 #include "ops/kernels/attention.h"
@@ -9,7 +11,9 @@
 #include "ops/shaping.h"
 #include "ops/softmax.h"
 #if defined(FLARE_CUDA)
+#include "core/log.h"
 #include "ops/kernels/sdpa_backward.cuh"
+#include "ops/kernels/sdpa_fast.h"
 #endif
 
 namespace flare {
@@ -18,6 +22,7 @@ namespace {
 struct SdpaAttrs {
   double scale = 1, dropout_p = 0;
   uint64_t site = 0;
+  std::shared_ptr<Tensor> rest = {};  // filled by the forward on the matrix units for its backward (sdpa_fast.h), if given
 };
 
 /// The extents of one call, after every check.
@@ -117,7 +122,9 @@ struct SdpaBackward {
     dispatch_float_cuda(in[1].dtype(), name, [&](auto tag) {
       using T = typename decltype(tag)::type;
       std::vector<Tensor> packed(in.begin(), in.end());
-      run_cuda<T>(arguments<T>(packed, out, a), stream);
+      const SdpaGradArgs<T> g = arguments<T>(packed, out, a);
+      const T* rest = a.rest && *a.rest ? a.rest->data<T>() : nullptr;
+      if (!sdpa_backward_fast<T>(g, rest, stream)) run_cuda<T>(g, stream);
     });
   }
 #endif
@@ -144,6 +151,7 @@ struct SdpaBackward {
             sample("width 16", {2, 2, 300, 16}, {2, 2, 290, 16}, true, 0),
             sample("shared query", {2, 5, 4}, {3, 2, 1100, 4}, true, 0),
             sample("width 64", {1, 2, 70, 64}, {1, 2, 45, 64}, true, 0),
+            sample("many heads, width 48", {2, 64, 150, 48}, {2, 64, 140, 48}, false, 0),  // enough blocks for the Hopper kernels
             sample("width 100", {1, 1, 1030, 100}, {1, 1, 45, 100}, true, 0.5)};
   }
 };
@@ -185,7 +193,15 @@ struct Sdpa {
     dispatch_float_cuda(in[1].dtype(), name, [&](auto tag) {
       using T = typename decltype(tag)::type;
       std::vector<Tensor> packed(in.begin(), in.end());
-      attend_cuda<T, T>(arguments<T>(packed, out, a), stream);
+      const AttendArgs<T, T> g = arguments<T>(packed, out, a);
+      Tensor rest;
+      if (a.rest) rest = Tensor::empty(Shape{g.B, g.H, g.n_query, sizeof(T) == 2 ? g.D : 2}, dtype_of<T>, Device::cuda);
+      if (sdpa_forward_fast<T>(g, rest ? rest.data<T>() : nullptr, stream)) {
+        if (a.rest) *a.rest = rest;
+      } else {
+        log_once("sdpa plain path", "sdpa: ", g.dropout.on() ? "attention dropout" : "this GPU", " takes the plain CUDA kernels");
+        attend_cuda<T, T>(g, stream);
+      }
     });
   }
 #endif
@@ -234,6 +250,9 @@ struct Sdpa {
         {"width 32", {values({1, 1, 4, 32}), values({1, 1, 5, 32}), values({1, 1, 5, 32}), none, none}, Attrs{.scale = 0.2}},
         {"width 64", {values({1, 1, 3, 64}), values({1, 1, 4, 64}), values({1, 1, 4, 64}), none, none}, Attrs{.scale = 0.125}},
         {"width 100", {values({1, 1, 2, 100}), values({1, 1, 3, 100}), values({1, 1, 3, 100}), none, none}, Attrs{.scale = 0.1}},
+        {"many heads, width 48",
+         {values({2, 64, 70, 48}, false), values({2, 64, 150, 48}, false), values({2, 64, 150, 48}, false), none, none},
+         Attrs{.scale = 0.14}},
         {"many keys, few queries",
          {values({1, 2, 3, 8}), values({1, 2, 2500, 8}, false), values({1, 2, 2500, 8}, false), none, none},
          Attrs{.scale = 0.35}},
@@ -256,7 +275,7 @@ SdpaResult sdpa(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor&
   check(q && k && v, "sdpa: q, k and v must be given");
   const std::vector<Tensor> out =
       apply_all<Sdpa>({q.dtype() == k.dtype() ? q : cast(q, k.dtype()), k, v, key_mask, dropout_p > 0 ? rng : Tensor()},
-                      Sdpa::Attrs{scale, dropout_p, site});
+                      Sdpa::Attrs{scale, dropout_p, site, grad_enabled() ? std::make_shared<Tensor>() : nullptr});
   return {out[0], out[1]};
 }
 

@@ -14,6 +14,8 @@ struct SdpaResult {
 /// strides with the last axis contiguous are read in place. key_mask u8 [B,Nk], 1 = attend; a row without any key is 0 and its
 /// lse 0. With dropout_p > 0 rng is i64 {seed, step} on the same device. Nothing of size Nq x Nk is stored. A q of another
 /// float dtype is cast to that of k. ShapeError when the shapes disagree, or for D > 128 on CUDA.
+/// On CUDA the matrix units do the work, in f32 on operands split into three bf16 parts; with dropout the plain kernels do. The
+/// results repeat bit for bit.
 SdpaResult sdpa(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& key_mask, double scale, double dropout_p = 0,
                 const Tensor& rng = {}, uint64_t site = 0);
 

@@ -337,3 +337,42 @@ TEST_CASE("cli: info and bench ops print what machines can read") {
   CHECK(Json::parse(bench.out.substr(0, bench.out.find('\n')))["forward_us"].get<double>() > 0);
   check_failure(scratch.run({"bench", "ops", "--filter", "no such op"}), 2, {"no such op"});
 }
+
+TEST_CASE("cli: bench mixer and sdpa measure a shape and print one object a line") {
+  const Scratch scratch;
+  for (const std::string name : {"mixer", "sdpa"}) {
+    const Outcome o = scratch.run({"bench", name, "--device", "cpu", "--shapes", "1,2,8,4,50", "--dtype", "f32,tf32,bf16",
+                                   "--repeats", "2", "--mask", "0.3", "--score-range", "20", "--json"});
+    INFO(o.err);
+    REQUIRE(o.code == 0);
+    CHECK(std::count(o.out.begin(), o.out.end(), '\n') == 2);  // the CPU has no tf32
+    const Json line = Json::parse(o.out.substr(0, o.out.find('\n')));
+    CHECK(line["bench"] == name);
+    CHECK(line["shape"] == "1x2x8x4x50");
+    CHECK((line["B"] == 1 && line["H"] == 2 && line["D"] == 8 && line["M"] == 4 && line["N"] == 50));
+    CHECK(line["dtype"] == "f32");
+    CHECK((line["graph"] == false && line["device"] == "cpu"));
+    for (const char* key : {"forward_ms", "both_ms", "forward_share", "both_share", "copy_bytes_per_s"}) CHECK(line[key] > 0);
+    // Of the mixer y is 50*2*8 floats, of attention 4*2*8; the gradients of k and v are 50*2*8 each.
+    CHECK(line["forward_peak_bytes"] >= (name == "mixer" ? 3200 : 256));
+    CHECK(line["both_peak_bytes"] >= 2 * 3200);
+  }
+  const Json line = Json::parse(
+      scratch.run({"bench", "mixer", "--device", "cpu", "--shapes", "1,2,8,4,50", "--dtype", "bf16", "--repeats", "1", "--json"})
+          .out);
+  CHECK(line["forward_bytes"] == 4 * 50 * 16 * 2);
+  CHECK(line["both_bytes"] == 11 * 50 * 16 * 2);
+  CHECK(line["forward_exps"] == 2 * 2 * 4 * 50);
+  CHECK(line["both_exps"] == 5 * 2 * 4 * 50);
+  const Outcome final =
+      scratch.run({"bench", "mixer", "--device", "cpu", "--shapes", "1,2,8,4,50", "--kernel", "final", "--repeats", "1"});
+  CHECK(final.code == 0);
+  CHECK(contains(final.out, "1x2x8x4x50"));
+  check_failure(scratch.run({"bench", "mixer", "--device", "cpu", "--shapes", "1,2,8"}), 2, {"five numbers B,H,D,M,N"});
+  check_failure(scratch.run({"bench", "mixer", "--device", "cpu", "--shapes", "listop"}), 2, {"listops"});
+  check_failure(scratch.run({"bench", "mixer", "--device", "cpu", "--dtype", "f16"}), 2, {"f16"});
+  check_failure(scratch.run({"bench", "mixer", "--device", "cpu", "--shapes", "elasticity", "--graph", "on"}), 2, {"--graph on"});
+  check_failure(scratch.run({"bench", "mixer", "--kernel", "nave"}), 2, {"naive, tiled, tensor-core, split-token or final"});
+  check_failure(scratch.run({"bench", "mixer", "--device", "cpu", "--shapes", "elasticity", "--kernel", "naive"}), 4,
+                {"use final"});
+}

@@ -7,14 +7,10 @@
 
 #include "autograd/gradcheck.h"
 #include "autograd/op.h"
-#include "tools/cli/commands.h"
-#include "tools/train/fields.h"
+#include "tools/cli/bench.h"
 
 namespace flare {
 namespace {
-
-constexpr int kWarmUp = 3;
-constexpr int64_t kFlushBytes = int64_t{256} << 20;  // larger than any GPU's L2
 
 struct BenchOptions {
   std::string filter, device = "auto", dtype = "f32";
@@ -26,7 +22,7 @@ struct BenchOptions {
 template <class Body> double median_microseconds(int repeats, Device device, const Tensor& flush, const Body& body) {
   Stream& stream = compute_stream(device);
   std::vector<double> times;
-  for (int i = -kWarmUp; i < repeats; ++i) {
+  for (int i = -kBenchWarmUp; i < repeats; ++i) {
     if (flush) fill(flush, 0);
     stream.synchronize();
     const auto start = std::chrono::steady_clock::now();
@@ -112,11 +108,9 @@ void bench_ops(const BenchOptions& o) {
 
 }  // namespace
 
-void add_bench(CLI::App& app, int&) {
+void add_bench_ops(CLI::App& bench) {
   const auto o = std::make_shared<BenchOptions>();
-  CLI::App* bench = app.add_subcommand("bench", "Measure speed");
-  bench->require_subcommand(1);
-  CLI::App* ops = bench->add_subcommand("ops", "Median time of every op on its samples, wall clock with launch");
+  CLI::App* ops = bench.add_subcommand("ops", "Median time of every op on its samples, wall clock with launch");
   ops->add_option("--filter", o->filter, "only ops whose name contains this");
   ops->add_option("--device", o->device, "auto, cpu, cuda or cuda:<index>")->capture_default_str();
   ops->add_option("--dtype", o->dtype, "f32 or bf16")->capture_default_str()->check(CLI::IsMember({"f32", "bf16"}));

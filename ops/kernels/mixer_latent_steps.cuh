@@ -1,0 +1,341 @@
+#pragma once
+/// Arguments, tiles and steps of the passes in mixer_latent.cuh: what a warp does with its latents and 16 tokens.
+#include "ops/kernels/attention.cuh"
+#include "ops/kernels/mixer_fragments.cuh"
+
+namespace flare {
+
+enum class LatentPass { encode, dz, dq };
+
+template <Math X> struct LatentArgs {
+  using T = Token<X>;
+  const float* q = nullptr;  // packed [M,D] per head
+  int64_t q_batch = 0;
+  Rows<const T> k, v, g;
+  const uint8_t* mask = nullptr;                             // [B,N]
+  const float *z = nullptr, *dz = nullptr;                   // [B,H,M,D]
+  const float *lse_encode = nullptr, *lse_decode = nullptr;  // [B,H,M], [B,H,N]
+  const float* delta = nullptr;                              // [B,H,N]
+  float* part = nullptr;                                     // [B,H,chunk,M,D]
+  float* part_stats = nullptr;                               // encode: [B,H,chunk,M,2] = origin, sum; null with one chunk
+  float* lse_out = nullptr;                                  // encode with one chunk: part is z and this [B,H,M]
+  float* part_bound = nullptr;                               // [B,H,chunk,block of latents]: no |score| is larger
+  int64_t H = 1, M = 0, N = 0, chunk = 0, n_chunks = 1, n_blocks_m = 1;
+  int D = 0, warps_m = 1;
+  float scale = 1;
+  uint32_t one = 0x3f803f80u;  // twice 1.0 in bf16, for exp2_poly_bf16x2
+  AttentionDropout dropout;
+};
+
+inline constexpr int kLatentThreads = 256, kStages = 3;
+/// 16-row tiles of latents a warp owns, and blocks of 8 warps that share a multiprocessor: bounded by registers, chosen by
+/// measurement.
+template <Math X, int DP, LatentPass P>
+inline constexpr int kLatentTiles = P == LatentPass::dq ? ((X == Math::bf16 && DP <= 32) || DP <= 16 ? 2 : 1)
+                                    : X == Math::bf16   ? (DP <= 16 ? 4 : 2)
+                                                        : (DP <= 32 ? 2 : 1);
+template <Math X, int DP, LatentPass P>
+inline constexpr int kLatentBlocks = (DP <= 16 && (X == Math::bf16 || P != LatentPass::dq)) ||
+                                             (X == Math::bf16 && DP == 32 && P != LatentPass::dq)
+                                         ? 2
+                                         : 1;
+template <Math X, int DP> inline constexpr int kTokens = DP <= 16 ? (X == Math::bf16 ? 256 : 128) : (DP <= 32 ? 128 : 64);
+/// Elements from one row of a tile to the next. Rows read as values are padded so that eight of them fall in different banks.
+template <Math X, int DP, bool kValues>
+inline constexpr int kRowStride = DP + (!kValues          ? 0
+                                        : X == Math::bf16 ? (DP == 8 ? 0 : 8)
+                                                          : 4);
+
+template <Math X, int DP, LatentPass P> struct LatentTile {
+  using T = Token<X>;
+  static constexpr int kRowsOf = kTokens<X, DP>, kKeyStride = kRowStride<X, DP, P == LatentPass::dq>;
+  static constexpr int kOtherStride = kRowStride<X, DP, P != LatentPass::dq>;
+  T k[kRowsOf * kKeyStride];
+  T first[kRowsOf * kOtherStride];                             // encode: v; dz, dq: g
+  T second[P == LatentPass::dq ? kRowsOf * kOtherStride : 8];  // dq: v
+  T live[P == LatentPass::encode ? kRowsOf : 8];
+  float lse[P != LatentPass::encode ? kRowsOf : 4];
+  float delta[P == LatentPass::dq ? kRowsOf : 4];
+};
+
+/// The head's tokens of one block: pointers to the first row, and how many there are.
+template <Math X> struct TokenSource {
+  const Token<X>*k, *first, *second;
+  const uint8_t* mask;
+  const float *lse, *delta;
+  int k_row, first_row, second_row, count;  // row strides in elements
+};
+/// Starts the copy of kTokens rows from row r0 on; rows beyond the last and masked ones become zeros.
+template <Math X, int DP, LatentPass P>
+__device__ __forceinline__ void fill_tile(LatentTile<X, DP, P>& tile, const TokenSource<X>& src, int r0, int D) {
+  using T = Token<X>;
+  using Tile = LatentTile<X, DP, P>;
+  constexpr int kUnit = 16 / static_cast<int>(sizeof(T)), kUnits = DP / kUnit, kRowsAtOnce = kLatentThreads / kUnits;
+  const int d = static_cast<int>(threadIdx.x) % kUnits * kUnit, first = static_cast<int>(threadIdx.x) / kUnits;
+#pragma unroll
+  for (int i = 0; i < (Tile::kRowsOf + kRowsAtOnce - 1) / kRowsAtOnce; ++i) {
+    const int r = first + i * kRowsAtOnce, n = min(r0 + r, src.count - 1);
+    if (Tile::kRowsOf % kRowsAtOnce != 0 && r >= Tile::kRowsOf) break;
+    const bool live = r0 + r < src.count && (!src.mask || src.mask[n]);
+    const auto fetch = [&](T* to, const T* rows, int stride) {
+      copy_async_16(to + d, rows + static_cast<int64_t>(n) * stride + (d < D ? d : 0), live && d < D);
+    };
+    fetch(tile.k + r * Tile::kKeyStride, src.k, src.k_row);
+    fetch(tile.first + r * Tile::kOtherStride, src.first, src.first_row);
+    if constexpr (P == LatentPass::dq) fetch(tile.second + r * Tile::kOtherStride, src.second, src.second_row);
+    if (d == 0) {
+      if constexpr (P == LatentPass::encode) tile.live[r] = live ? T(1.0f) : T(0.0f);
+      if constexpr (P != LatentPass::encode) copy_async_4(tile.lse + r, src.lse + n, live);
+      if constexpr (P == LatentPass::dq) copy_async_4(tile.delta + r, src.delta + n, live);
+    }
+  }
+}
+
+/// Eight rows of a tile as the right side of scores; `row` is this thread's.
+template <Math X, int DP> __device__ __forceinline__ void load_cols(Cols8<X, DP>& c, const Token<X>* row, int t) {
+  constexpr int V = kVec<X, DP>, kBytes = V * static_cast<int>(sizeof(Token<X>)), kN = kBytes / 4;
+#pragma unroll
+  for (int j = 0; j < DP / 4 / V; ++j) {
+    const Token<X>* p = row + j * 4 * V + t * V;
+    if constexpr (kBytes == 16) {
+      const uint4 u = *reinterpret_cast<const uint4*>(p);
+      c.r[j * kN] = u.x, c.r[j * kN + 1] = u.y, c.r[j * kN + 2] = u.z, c.r[j * kN + 3] = u.w;
+    } else if constexpr (kBytes == 8) {
+      const uint2 u = *reinterpret_cast<const uint2*>(p);
+      c.r[j * kN] = u.x, c.r[j * kN + 1] = u.y;
+    } else {
+      c.r[j * kN] = *reinterpret_cast<const uint32_t*>(p);
+    }
+  }
+}
+/// 16 rows of a tile as values, columns 8j .. 8j + 7 in v[j].
+template <Math X, int DP, int kStride>
+__device__ __forceinline__ void load_values(Values8<X> (&v)[DP / 8], const Token<X>* rows, int lane) {
+  if constexpr (X == Math::bf16) {
+    const Token<X>* p = rows + (lane % 16) * kStride + lane / 16 * 8;
+    if constexpr (DP == 8) {
+      ldmatrix_x2_trans(v[0].r[0], v[0].r[1], rows + (lane % 16) * kStride);
+    } else {
+#pragma unroll
+      for (int j = 0; j < DP / 8; j += 2) {
+        uint32_t r[4];
+        ldmatrix_x4_trans(r, p + 8 * j);
+        v[j].r[0] = r[0], v[j].r[1] = r[1], v[j + 1].r[0] = r[2], v[j + 1].r[1] = r[3];
+      }
+    }
+  } else {
+    const int g = lane / 4, t = lane % 4;
+#pragma unroll
+    for (int j = 0; j < DP / 8; ++j)
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        v[j].r[i] = __float_as_uint(static_cast<float>(rows[(i / 2 * 8 + 2 * t + i % 2) * kStride + 8 * j + g]));
+  }
+}
+/// A row of a packed f32 matrix [M,D] as this thread's share, times factor; zero beyond M and D.
+template <Math X, int DP>
+__device__ __forceinline__ void load_latent(float (&x)[DP / 4], const float* rows, int64_t m, int64_t M, int D, int t,
+                                            float factor) {
+#pragma unroll
+  for (int e = 0; e < DP / 4; ++e) {
+    const int d = element_dim<X, DP>(t, e);
+    x[e] = m < M && d < D ? factor * rows[m * D + d] : 0.0f;
+  }
+}
+
+/// Encode, 16 tokens, every score safe: z += 2^s v and sum += 2^s with origin 0. `live` is 1 for a token and 0 for padding.
+template <Math X, int DP, int MT, int kPoly>
+__device__ __forceinline__ void encode_step(float (&acc)[MT][DP / 8][4], float (&sum)[MT][4], const Rows16<X, DP> (&q)[MT],
+                                            const Cols8<X, DP> (&k)[2], const Values8<X> (&v)[DP / 8], const Token<X>* live,
+                                            uint32_t one, int t) {
+  if constexpr (X == Math::bf16) {
+    Values8<X> ones;
+    ones.r[0] = *reinterpret_cast<const uint32_t*>(live + 2 * t), ones.r[1] = *reinterpret_cast<const uint32_t*>(live + 8 + 2 * t);
+#pragma unroll
+    for (int i = 0; i < MT; ++i) {
+      float s[2][4];
+      Weights16<X> w;
+      scores(s[0], q[i], k[0]), scores(s[1], q[i], k[1]);
+      exp2_weights<kPoly>(w, s[0], s[1], one);
+      add_weighted(sum[i], w, ones);
+#pragma unroll
+      for (int j = 0; j < DP / 8; ++j) add_weighted(acc[i][j], w, v[j]);
+    }
+  } else {
+    const float l[4] = {live[2 * t], live[2 * t + 1], live[8 + 2 * t], live[8 + 2 * t + 1]};
+#pragma unroll
+    for (int i = 0; i < MT; ++i) {
+      float s[2][4];
+      Weights16<X> w;
+      scores(s[0], q[i], k[0]), scores(s[1], q[i], k[1]);
+#pragma unroll
+      for (int e = 0; e < 4; ++e) s[0][e] = exp2_unit(s[0][e]), s[1][e] = exp2_unit(s[1][e]);
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+        sum[i][2 * half] +=
+            fmaf(s[0][2 * half], l[0], s[0][2 * half + 1] * l[1]) + fmaf(s[1][2 * half], l[2], s[1][2 * half + 1] * l[3]);
+      set_weights(w, s[0], s[1]);
+#pragma unroll
+      for (int j = 0; j < DP / 8; ++j) add_weighted(acc[i][j], w, v[j]);
+    }
+  }
+}
+
+/// Inverted dropout of the weights of rows (latents) m + g, m + g + 8 and columns (tokens) n + 2t, + 1, + 8, + 9.
+__device__ __forceinline__ void drop_latent_rows(float (&s)[2][4], const AttentionDropout& dropout, int64_t bh, int64_t m,
+                                                 int64_t n, int lane, int half) {
+  const int g = lane / 4, t = lane % 4;
+#pragma unroll
+  for (int c = 0; c < 2; ++c)
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const int64_t row = m + 8 * r + g, col = n + 8 * c + 2 * t;
+      const Philox4 bits = dropout.patch(bh, row, col);
+#pragma unroll
+      for (int e = 0; e < 2; ++e) s[c][2 * r + e] *= dropout.factor(bits, row, col + e, half);
+    }
+}
+
+/// Encode, 16 tokens, any scores: the origin of each row follows the largest score seen.
+template <Math X, int DP, int MT>
+__device__ __forceinline__ void encode_step_slow(float (&acc)[MT][DP / 8][4], float (&sum)[MT][4], float (&origin)[MT][2],
+                                                 const Rows16<X, DP> (&q)[MT], const Cols8<X, DP> (&k)[2],
+                                                 const Values8<X> (&v)[DP / 8], const Token<X>* live,
+                                                 const AttentionDropout& dropout, int64_t bh, int64_t m0, int64_t n, int lane) {
+  const int t = lane % 4;
+  const float l[4] = {live[2 * t], live[2 * t + 1], live[8 + 2 * t], live[8 + 2 * t + 1]};
+#pragma unroll
+  for (int i = 0; i < MT; ++i) {
+    float s[2][4];
+    Weights16<X> w;
+    scores(s[0], q[i], k[0]), scores(s[1], q[i], k[1]);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float most = minus_infinity();
+#pragma unroll
+      for (int c = 0; c < 4; ++c) {
+        float& x = s[c / 2][2 * half + c % 2];
+        x = l[c] > 0.0f ? x : minus_infinity();
+        most = fmaxf(most, x);
+      }
+      most = fmaxf(origin[i][half], quad_max(most));
+      const float from = most == minus_infinity() ? 0.0f : most, shrink = exp2_unit(origin[i][half] - from);
+      origin[i][half] = most;
+      sum[i][2 * half] *= shrink, sum[i][2 * half + 1] *= shrink;
+#pragma unroll
+      for (int j = 0; j < DP / 8; ++j) acc[i][j][2 * half] *= shrink, acc[i][j][2 * half + 1] *= shrink;
+#pragma unroll
+      for (int c = 0; c < 4; ++c) s[c / 2][2 * half + c % 2] = exp2_unit(s[c / 2][2 * half + c % 2] - from);
+    }
+    set_weights(w, s[0], s[1]);
+    if constexpr (X == Math::bf16) {
+      Values8<X> ones;
+      ones.r[0] = ones.r[1] = 0x3f803f80u;
+      add_weighted(sum[i], w, ones);
+    } else {
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+        sum[i][2 * half] += (s[0][2 * half] + s[0][2 * half + 1]) + (s[1][2 * half] + s[1][2 * half + 1]);
+    }
+    if (dropout.on()) {
+      drop_latent_rows(s, dropout, bh, m0 + 16 * i, n, lane, 0);
+      set_weights(w, s[0], s[1]);
+    }
+#pragma unroll
+    for (int j = 0; j < DP / 8; ++j) add_weighted(acc[i][j], w, v[j]);
+  }
+}
+
+/// Gradient of the latents, 16 tokens: dz += 2^(s - lse) g. init holds -lse of each column.
+template <Math X, int DP, int MT, int kPoly>
+__device__ __forceinline__ void dz_step(float (&acc)[MT][DP / 8][4], const Rows16<X, DP> (&q)[MT], const Cols8<X, DP> (&k)[2],
+                                        const Values8<X> (&g)[DP / 8], const float (&init)[2][4], uint32_t one) {
+#pragma unroll
+  for (int i = 0; i < MT; ++i) {
+    float s[2][4];
+    Weights16<X> w;
+    scores(s[0], q[i], k[0], init[0]), scores(s[1], q[i], k[1], init[1]);
+    if constexpr (X == Math::bf16) {
+      exp2_weights<kPoly>(w, s[0], s[1], one);
+    } else {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) s[0][e] = exp2_unit(s[0][e]), s[1][e] = exp2_unit(s[1][e]);
+      set_weights(w, s[0], s[1]);
+    }
+#pragma unroll
+    for (int j = 0; j < DP / 8; ++j) add_weighted(acc[i][j], w, g[j]);
+  }
+}
+/// The same for any scores, and with dropout.
+template <Math X, int DP, int MT>
+__device__ __forceinline__ void dz_step_slow(float (&acc)[MT][DP / 8][4], const Rows16<X, DP> (&q)[MT], const Cols8<X, DP> (&k)[2],
+                                             const Values8<X> (&g)[DP / 8], const float (&init)[2][4],
+                                             const AttentionDropout& dropout, int64_t bh, int64_t m0, int64_t n, int lane) {
+#pragma unroll
+  for (int i = 0; i < MT; ++i) {
+    float s[2][4];
+    Weights16<X> w;
+    scores(s[0], q[i], k[0], init[0]), scores(s[1], q[i], k[1], init[1]);
+#pragma unroll
+    for (int e = 0; e < 4; ++e) s[0][e] = exp2_unit(s[0][e]), s[1][e] = exp2_unit(s[1][e]);
+    if (dropout.on()) drop_latent_rows(s, dropout, bh, m0 + 16 * i, n, lane, 1);
+    set_weights(w, s[0], s[1]);
+#pragma unroll
+    for (int j = 0; j < DP / 8; ++j) add_weighted(acc[i][j], w, g[j]);
+  }
+}
+
+/// Gradient of the queries, 16 tokens: dq += W k with W = P (g.z - delta) + A (v.dz - eps). minus_eps and lse belong to the rows.
+template <Math X, int DP, int MT>
+__device__ __forceinline__ void dq_step(float (&acc)[MT][DP / 8][4], const Rows16<X, DP> (&q)[MT], const Rows16<X, DP> (&z)[MT],
+                                        const Rows16<X, DP> (&dz)[MT], const float (&minus_eps)[MT][4], const float (&lse)[MT][2],
+                                        const Cols8<X, DP> (&k)[2], const LatentTile<X, DP, LatentPass::dq>& tile,
+                                        const AttentionDropout& dropout, int64_t bh, int64_t m0, int64_t n0, int r, int lane) {
+  using Tile = LatentTile<X, DP, LatentPass::dq>;
+  const int row_g = lane / 4, t = lane % 4;
+  Cols8<X, DP> g[2], v[2];
+  Values8<X> values[DP / 8];
+  float decode[2][2], delta[2][2];
+#pragma unroll
+  for (int c = 0; c < 2; ++c) {
+    load_cols(g[c], tile.first + (r + 8 * c + row_g) * Tile::kOtherStride, t);
+    load_cols(v[c], tile.second + (r + 8 * c + row_g) * Tile::kOtherStride, t);
+#pragma unroll
+    for (int e = 0; e < 2; ++e)
+      decode[c][e] = kLog2e * tile.lse[r + 8 * c + 2 * t + e], delta[c][e] = tile.delta[r + 8 * c + 2 * t + e];
+  }
+  load_values<X, DP, Tile::kKeyStride>(values, tile.k + r * Tile::kKeyStride, lane);
+#pragma unroll
+  for (int i = 0; i < MT; ++i) {
+    float w[2][4];
+#pragma unroll
+    for (int c = 0; c < 2; ++c) {
+      float s[4], x[4], y[4];
+      scores(s, q[i], k[c]), scores(x, z[i], g[c]), scores(y, dz[i], v[c]);
+      float decode_keep[4] = {1, 1, 1, 1}, encode_keep[4] = {1, 1, 1, 1};
+      if (dropout.on()) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const int64_t row = m0 + 16 * i + 8 * half + row_g, col = n0 + r + 8 * c + 2 * t;
+          const Philox4 bits = dropout.patch(bh, row, col);
+#pragma unroll
+          for (int e = 0; e < 2; ++e) {
+            encode_keep[2 * half + e] = dropout.factor(bits, row, col + e, 0);
+            decode_keep[2 * half + e] = dropout.factor(bits, row, col + e, 1);
+          }
+        }
+      }
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const float p = exp2_unit(s[e] - decode[c][e % 2]), q_weight = exp2_unit(s[e] - lse[i][e / 2]);
+        w[c][e] = p * (x[e] * decode_keep[e] - delta[c][e % 2]) + q_weight * (y[e] * encode_keep[e] + minus_eps[i][e]);
+      }
+    }
+    Weights16<X> weights;
+    set_weights(weights, w[0], w[1]);
+#pragma unroll
+    for (int j = 0; j < DP / 8; ++j) add_weighted(acc[i][j], weights, values[j]);
+  }
+}
+
+}  // namespace flare

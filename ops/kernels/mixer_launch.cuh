@@ -1,0 +1,222 @@
+#pragma once
+/// Host side of the mixer's tensor-core passes: how the work is cut, and the launches in order.
+#include "core/tensor.h"
+#include "ops/kernels/flare_mixer.h"
+#include "ops/kernels/mixer_latent.cuh"
+#include "ops/kernels/mixer_merge.cuh"
+#include "ops/kernels/mixer_pack.cuh"
+#include "ops/kernels/mixer_token.cuh"
+
+namespace flare {
+
+/// Blocks that a GPU of 132 multiprocessors runs at once; fixed, so that sums are cut alike everywhere.
+inline constexpr int64_t kBlocksAtOnce = 132;
+/// Shared memory that a block may have. It decides how often tables are copied, not the order of any sum.
+inline int64_t shared_bytes_per_block() {
+  static const int64_t bytes = [] {
+    int device = 0, value = 0;
+    cuda_check(cudaGetDevice(&device), "mixer");
+    cuda_check(cudaDeviceGetAttribute(&value, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), "mixer");
+    return static_cast<int64_t>(value);
+  }();
+  return bytes;
+}
+/// Into how many chunks each of `heads` streams is cut, so that the last of the rounds in which `slots` blocks run is as full as
+/// the others.
+inline int64_t balanced_chunks(int64_t heads, int64_t slots, int64_t most) {
+  int64_t best = 1;
+  double best_share = 0;
+  for (int64_t c = 1; c <= std::min(most, std::max<int64_t>(1, 2 * slots / heads)); ++c) {
+    const int64_t rounds = (heads * c + slots - 1) / slots;
+    const double share = static_cast<double>(heads * c) / static_cast<double>(rounds * slots);
+    if (share > best_share + 0.02) best = c, best_share = share;
+  }
+  return best;
+}
+
+template <class T> bool aligned_rows(const Rows<T>& r, int64_t elements) {
+  return r.batch % elements == 0 && r.head % elements == 0 && r.row % elements == 0 &&
+         reinterpret_cast<uintptr_t>(r.data) % (static_cast<size_t>(elements) * sizeof(T)) == 0;
+}
+inline Tensor device_floats(int64_t n) { return Tensor::empty(Shape{n > 0 ? n : 1}, DType::f32, Device::cuda); }
+
+/// Calls f(integral_constant<int, DP>) for head widths up to 64.
+template <class F> void dispatch_mixer_width(int64_t D, F&& f) {
+  if (D <= 8) return f(std::integral_constant<int, 8>{});
+  if (D <= 16) return f(std::integral_constant<int, 16>{});
+  if (D <= 32) return f(std::integral_constant<int, 32>{});
+  f(std::integral_constant<int, 64>{});
+}
+
+template <Math X, int DP, LatentPass P> void launch_latent_pass(const char* name, LatentArgs<X>& a, int64_t B, Stream& stream) {
+  using Tile = LatentTile<X, DP, P>;
+  constexpr int64_t kMerge = 8 * kLatentTiles<X, DP, P> * 16 * (DP + 2) * 4;
+  constexpr int64_t kBytes = std::max<int64_t>(kStages * sizeof(Tile), kMerge);
+  static_assert(kBytes <= 227 * 1024);
+  constexpr int kPoly = X == Math::bf16 ? 1 : 0;
+  launch(name, latent_pass_kernel<X, DP, P, kPoly>,
+         LaunchShape{dim3(static_cast<unsigned>(a.H * a.n_blocks_m), static_cast<unsigned>(a.n_chunks), static_cast<unsigned>(B)),
+                     dim3(kLatentThreads), kBytes},
+         stream, a);
+}
+/// Cuts M into blocks and N into chunks for pass P.
+template <Math X, int DP, LatentPass P> void plan_latent_pass(LatentArgs<X>& a, int64_t B) {
+  constexpr int64_t kRows = kLatentTiles<X, DP, P> * 16;
+  a.warps_m = 1;
+  while (a.warps_m < kLatentThreads / 32 && a.warps_m * kRows < a.M) a.warps_m *= 2;
+  a.n_blocks_m = (a.M + a.warps_m * kRows - 1) / (a.warps_m * kRows);
+  const int64_t step = 16 * (kLatentThreads / 32 / a.warps_m), most = (a.N + step - 1) / step;
+  const int64_t wanted = balanced_chunks(B * a.H * a.n_blocks_m, kLatentBlocks<X, DP, P> * kBlocksAtOnce, most);
+  a.chunk = ((a.N + wanted - 1) / wanted + step - 1) / step * step;
+  a.n_chunks = (a.N + a.chunk - 1) / a.chunk;
+}
+template <int DP> void launch_merge(const char* name, MergeArgs& a, Stream& stream) {
+  a.lanes = 1;
+  while (a.lanes * 2 * DP <= kMergeThreads && a.lanes * 8 <= a.n_sum * a.n_chunks) a.lanes *= 2;
+  const int64_t rows = kMergeThreads / DP / a.lanes;
+  launch(name, merge_latents_kernel<DP>,
+         LaunchShape{dim3(static_cast<unsigned>((a.M + rows - 1) / rows), static_cast<unsigned>(a.groups)), dim3(kMergeThreads), 0},
+         stream, a);
+}
+/// dq = scale * sum of its parts over chunks and, for shared queries, over the batch.
+template <int DP, class T> void merge_dq(const Tensor& part, const MixerGradArgs<T>& m, int64_t n_chunks, Stream& stream) {
+  MergeArgs g;
+  g.part = part.data<float>(), g.out = m.dq, g.M = m.M, g.D = static_cast<int>(m.D), g.factor = static_cast<float>(m.scale);
+  g.groups = m.shared_q ? m.H : m.B * m.H, g.n_sum = m.shared_q ? static_cast<int>(m.B) : 1,
+  g.n_chunks = static_cast<int>(n_chunks);
+  launch_merge<DP>("mixer merge of dq", g, stream);
+}
+/// Shared memory of a token pass beside its tables: the rings, and for dkv_dq a sum of dq per warp.
+template <Math X, int DP, TokenPass P> int64_t token_fixed_bytes(int64_t padded_latents) {
+  constexpr int64_t kRings = kTokenWarps<X, DP, P> * kRingStage < X, DP, P == TokenPass::decode ? 1 : 4,
+                    kTokenTiles<X, DP, P> * 16 >
+      ;
+  return kRings + (P == TokenPass::dkv_dq ? kTokenWarps<X, DP, P> * padded_latents * DP * 4 : 0);
+}
+/// Cuts N into chunks, and the latents into tables that fit beside `fixed` bytes.
+template <Math X, int DP, TokenPass P> int64_t plan_token_pass(TokenArgs<X>& a, int64_t B) {
+  const int64_t padded = (a.M + 15) / 16 * 16, per_16 = kTables<P> * 32 * kWords<X, DP> * 4 + (P == TokenPass::decode ? 0 : 16 * 8);
+  const int64_t fixed = token_fixed_bytes<X, DP, P>(padded);
+  int64_t steps = std::min(padded / 16, (shared_bytes_per_block() - fixed) / per_16);
+  a.table_latents = static_cast<int>(16 * std::max<int64_t>(steps, 1));
+  constexpr int64_t kTile = kTokenTiles<X, DP, P> * kTokenWarps<X, DP, P> * 16;
+  const int64_t wanted = balanced_chunks(B * a.H, kTokenBlocks<X, DP, P> * kBlocksAtOnce, (a.N + kTile - 1) / kTile);
+  a.chunk = ((a.N + wanted - 1) / wanted + kTile - 1) / kTile * kTile;
+  a.n_chunks = (a.N + a.chunk - 1) / a.chunk;
+  return a.table_latents / 16 * per_16 + fixed;
+}
+
+/// Makes the tables and the stats; the tensor owns both.
+template <Math X, int DP, TokenPass P> Tensor pack_latents(PackArgs& a, int64_t B, Stream& stream) {
+  const int64_t steps = (a.M + 15) / 16, words = B * a.H * steps * kTables<P> * 32 * kWords<X, DP>;
+  const Tensor tables = device_floats(words + B * a.H * steps * 16 * 2);
+  a.tables = reinterpret_cast<uint32_t*>(tables.data<float>()), a.stats = reinterpret_cast<float2*>(tables.data<float>() + words);
+  launch(
+      "mixer pack", pack_latents_kernel<X, DP, P>,
+      LaunchShape{dim3(static_cast<unsigned>(steps), static_cast<unsigned>(a.H), static_cast<unsigned>(B)), dim3(kPackThreads), 0},
+      stream, a);
+  return tables;
+}
+template <Math X, int DP, TokenPass P> LaunchShape token_shape(const TokenArgs<X>& a, int64_t B, int64_t bytes) {
+  return {dim3(static_cast<unsigned>(a.H), static_cast<unsigned>(a.n_chunks), static_cast<unsigned>(B)),
+          dim3(32 * kTokenWarps<X, DP, P>), bytes};
+}
+
+template <Math X> void mixer_forward(const MixerArgs<Token<X>>& m, Stream& stream) {
+  dispatch_mixer_width(m.D, [&](auto width) {
+    constexpr int DP = decltype(width)::value;
+    LatentArgs<X> e;
+    e.q = m.q, e.q_batch = m.q_batch, e.k = m.k, e.v = m.v, e.mask = m.mask, e.dropout = m.dropout;
+    e.H = m.H, e.M = m.M, e.N = m.N, e.D = static_cast<int>(m.D), e.scale = static_cast<float>(m.scale);
+    plan_latent_pass<X, DP, LatentPass::encode>(e, m.B);
+    const int64_t heads = m.B * m.H, rows = heads * e.n_chunks * m.M, n_bounds = e.n_chunks * e.n_blocks_m;
+    const bool split = e.n_chunks > 1;
+    const Tensor part = device_floats(split ? rows * m.D : 1), stats = device_floats(split ? rows * 2 : 1);
+    const Tensor bounds = device_floats(heads * n_bounds);
+    e.part = split ? part.data<float>() : m.z, e.part_stats = split ? stats.data<float>() : nullptr, e.lse_out = m.lse_encode;
+    e.part_bound = bounds.data<float>();
+    launch_latent_pass<X, DP, LatentPass::encode>("mixer encode", e, m.B, stream);
+    if (split) {
+      MergeArgs g;
+      g.part = e.part, g.stats = e.part_stats, g.out = m.z, g.lse = m.lse_encode;
+      g.groups = heads, g.M = m.M, g.n_chunks = static_cast<int>(e.n_chunks), g.D = e.D;
+      launch_merge<DP>("mixer merge of z", g, stream);
+    }
+    TokenArgs<X> d;
+    d.part_bound = e.part_bound, d.n_bounds = static_cast<int>(n_bounds), d.k = m.k, d.out = m.y, d.mask = m.mask,
+    d.lse_decode = m.lse_decode;
+    d.H = m.H, d.M = m.M, d.N = m.N, d.D = e.D, d.dropout = m.dropout;
+    PackArgs pack;
+    pack.q = m.q, pack.q_batch = m.q_batch, pack.z = m.z, pack.scale = e.scale;
+    pack.M = m.M, pack.H = static_cast<int>(m.H), pack.D = e.D;
+    const Tensor tables = pack_latents<X, DP, TokenPass::decode>(pack, m.B, stream);
+    d.tables = pack.tables;
+    const int64_t bytes = plan_token_pass<X, DP, TokenPass::decode>(d, m.B);
+    launch("mixer decode", mixer_decode_kernel < X, DP, X == Math::bf16 ? 1 : 0 >,
+           token_shape<X, DP, TokenPass::decode>(d, m.B, bytes), stream, d);
+  });
+}
+
+template <Math X> void mixer_backward(const MixerGradArgs<Token<X>>& m, Stream& stream) {
+  dispatch_mixer_width(m.D, [&](auto width) {
+    constexpr int DP = decltype(width)::value;
+    const int64_t heads = m.B * m.H;
+    LatentArgs<X> e;
+    e.q = m.q.data, e.q_batch = m.q.batch, e.k = m.k, e.v = m.v, e.g = m.g, e.mask = m.mask, e.dropout = m.dropout;
+    e.H = m.H, e.M = m.M, e.N = m.N, e.D = static_cast<int>(m.D), e.scale = static_cast<float>(m.scale);
+    e.lse_encode = m.lse_encode, e.lse_decode = m.lse_decode, e.z = m.z;
+    plan_latent_pass<X, DP, LatentPass::dz>(e, m.B);
+    const int64_t n_bounds = e.n_chunks * e.n_blocks_m;
+    const bool split = e.n_chunks > 1;
+    const Tensor dz = device_floats(heads * m.M * m.D), bounds = device_floats(heads * n_bounds);
+    {
+      const Tensor part = device_floats(split ? heads * e.n_chunks * m.M * m.D : 1);
+      e.part = split ? part.data<float>() : dz.data<float>(), e.part_bound = bounds.data<float>();
+      launch_latent_pass<X, DP, LatentPass::dz>("mixer dz", e, m.B, stream);
+      if (split) {
+        MergeArgs g;
+        g.part = e.part, g.out = dz.data<float>();
+        g.groups = heads, g.M = m.M, g.n_chunks = static_cast<int>(e.n_chunks), g.D = e.D;
+        launch_merge<DP>("mixer merge of dz", g, stream);
+      }
+    }
+    e.dz = dz.data<float>();
+    TokenArgs<X> d;
+    PackArgs pack;
+    pack.q = e.q, pack.q_batch = e.q_batch, pack.z = m.z, pack.dz = e.dz, pack.lse_encode = m.lse_encode, pack.scale = e.scale;
+    pack.part_bound = e.part_bound, pack.n_bounds = static_cast<int>(n_bounds), pack.dropout = m.dropout.on();
+    pack.M = m.M, pack.H = static_cast<int>(m.H), pack.D = e.D;
+    const Tensor tables = pack_latents<X, DP, TokenPass::dkv>(pack, m.B, stream);
+    d.tables = pack.tables, d.stats = pack.stats;
+    d.part_bound = e.part_bound, d.n_bounds = static_cast<int>(n_bounds);
+    d.k = m.k, d.v = m.v, d.g = m.g, d.y = m.y, d.dk = m.dk, d.dv = m.dv, d.mask = m.mask,
+    d.lse_decode = const_cast<float*>(m.lse_decode);
+    d.H = m.H, d.M = m.M, d.N = m.N, d.D = e.D, d.dropout = m.dropout;
+    [[maybe_unused]] const int64_t padded = (m.M + 15) / 16 * 16;
+    if constexpr (X == Math::bf16) {
+      if (token_fixed_bytes<X, DP, TokenPass::dkv_dq>(padded) +
+              padded / 16 * (kTables<TokenPass::dkv_dq> * 32 * kWords<X, DP> * 4 + 128) <=
+          shared_bytes_per_block() / kTokenBlocks<X, DP, TokenPass::dkv_dq>) {
+        const int64_t bytes = plan_token_pass<X, DP, TokenPass::dkv_dq>(d, m.B);
+        const Tensor part = device_floats(heads * d.n_chunks * m.M * m.D);
+        d.part = part.data<float>();
+        launch("mixer dk, dv, dq", mixer_dkv_kernel<X, DP, TokenPass::dkv_dq, 1>,
+               token_shape<X, DP, TokenPass::dkv_dq>(d, m.B, bytes), stream, d);
+        merge_dq<DP>(part, m, d.n_chunks, stream);
+        return;
+      }
+    }
+    const Tensor delta = device_floats(heads * m.N);
+    d.delta = delta.data<float>();
+    const int64_t bytes = plan_token_pass<X, DP, TokenPass::dkv>(d, m.B);
+    launch("mixer dk, dv", mixer_dkv_kernel < X, DP, TokenPass::dkv, X == Math::bf16 ? 1 : 0 >,
+           token_shape<X, DP, TokenPass::dkv>(d, m.B, bytes), stream, d);
+    plan_latent_pass<X, DP, LatentPass::dq>(e, m.B);
+    const Tensor part = device_floats(heads * e.n_chunks * m.M * m.D);
+    e.delta = d.delta, e.part = part.data<float>(), e.part_bound = nullptr;
+    launch_latent_pass<X, DP, LatentPass::dq>("mixer dq", e, m.B, stream);
+    merge_dq<DP>(part, m, e.n_chunks, stream);
+  });
+}
+
+}  // namespace flare

@@ -1,0 +1,67 @@
+#pragma once
+/// Latents in the order in which the token passes read them, so that a block fills its shared memory with plain copies.
+#include "ops/kernels/mixer_token_steps.cuh"
+
+namespace flare {
+
+inline constexpr int kPackThreads = 256;
+struct PackArgs {
+  const float* q = nullptr;  // packed [M,D] per head
+  int64_t q_batch = 0;
+  const float *z = nullptr, *dz = nullptr, *lse_encode = nullptr;  // [B,H,M,D], [B,H,M,D], [B,H,M]
+  const float* part_bound = nullptr;                               // [B,H,n_bounds]
+  uint32_t* tables = nullptr;                                      // [B,H][table][M/16][32 lanes * kWords]
+  float2* stats = nullptr;                                         // [B,H][M rounded up to 16]
+  int64_t M = 0;
+  int H = 1, D = 0, n_bounds = 1;
+  bool dropout = false;
+  float scale = 1;
+};
+
+/// Tables of one head. decode: scores of q, values of z. dkv: scores and values of q, scores of z, scores and values of dz; stats
+/// are (lse, eps = dz.z) of each latent in powers of two. Where every score is safe and the precision is bf16, dz carries 2^-lse
+/// and stats the bits of -eps 2^-lse in two parts, as the fast path of mixer_dkv_kernel wants them. q carries scale * log2(e).
+/// Grid: (blocks of 16 latents, h, b); a thread makes a few words.
+template <Math X, int DP, TokenPass P> __global__ void __launch_bounds__(kPackThreads) pack_latents_kernel(const PackArgs a) {
+  constexpr int W = kWords<X, DP>, K = W / (DP / 8), kStep = 32 * W;
+  const int step = static_cast<int>(blockIdx.x), steps = static_cast<int>(gridDim.x), h = static_cast<int>(blockIdx.y);
+  const int64_t bh = static_cast<int64_t>(blockIdx.z) * a.H + h, head = bh * a.M * a.D;
+  const float *q = a.q + blockIdx.z * a.q_batch + h * a.M * a.D, *z = a.z + head,
+              *dz = P == TokenPass::decode ? nullptr : a.dz + head;
+  const bool fast = P != TokenPass::decode && all_safe(a.part_bound + bh * a.n_bounds, a.n_bounds, a.dropout) && X == Math::bf16;
+  const auto at = [&](int table, int64_t m, int d) {
+    if (m >= a.M || d >= a.D) return 0.0f;
+    if (P == TokenPass::decode) return table == 0 ? a.scale * kLog2e * q[m * a.D + d] : z[m * a.D + d];
+    if (table <= 1) return a.scale * kLog2e * q[m * a.D + d];
+    if (table == 2) return z[m * a.D + d];
+    return fast ? dz[m * a.D + d] * exp2f(-kLog2e * a.lse_encode[bh * a.M + m]) : dz[m * a.D + d];
+  };
+  uint32_t* out = a.tables + bh * kTables<P> * steps * kStep;
+  for (int i = static_cast<int>(threadIdx.x); i < kTables<P> * kStep; i += kPackThreads) {
+    const int table = i / kStep, w = i % W, lane = i / W % 32, g = lane / 4, t = lane % 4;
+    const bool values = P == TokenPass::decode ? table == 1 : table == 1 || table == 4;
+    float x0, x1 = 0;
+    if (values) {
+      const int j = w / K, r = w % K, d = value_dim<DP>(j, g);
+      const int64_t m = 16 * step + 2 * t;
+      x0 = at(table, X == Math::bf16 ? m + 8 * r : m + r / 2 * 8 + r % 2, d);
+      if (X == Math::bf16) x1 = at(table, m + 8 * r + 1, d);
+    } else {
+      const int64_t m = 16 * step + 8 * (w / (W / 2)) + g;
+      const int e = w % (W / 2);
+      x0 = at(table, m, element_dim<X, DP>(t, X == Math::bf16 ? 2 * e : e));
+      if (X == Math::bf16) x1 = at(table, m, element_dim<X, DP>(t, 2 * e + 1));
+    }
+    out[(table * steps + step) * kStep + table_word<W>(0, lane, w)] = X == Math::bf16 ? pack_bf16(x0, x1) : __float_as_uint(x0);
+  }
+  if (P != TokenPass::decode && threadIdx.x < 16) {
+    const int64_t m = 16 * step + threadIdx.x;
+    const float lse = m < a.M ? kLog2e * a.lse_encode[bh * a.M + m] : 0.0f;
+    float eps = 0;
+    for (int d = 0; m < a.M && d < a.D; ++d) eps = fmaf(z[m * a.D + d], dz[m * a.D + d], eps);
+    const float e = -eps * exp2f(-lse), rounded = bf16_low(pack_bf16(e, 0.0f));
+    a.stats[bh * steps * 16 + m] = fast ? make_float2(__uint_as_float(pack_bf16(e, e - rounded)), 0.0f) : make_float2(lse, eps);
+  }
+}
+
+}  // namespace flare
