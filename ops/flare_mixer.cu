@@ -58,8 +58,9 @@ template <class T> bool in_units(const Rows<T>& r) {
   return r.batch % kUnit == 0 && r.head % kUnit == 0 && r.row % kUnit == 0 && r.row < (int64_t{1} << 24) &&
          reinterpret_cast<uintptr_t>(r.data) % 16 == 0;
 }
-template <class T, class... R> bool fits_tensor_cores(int64_t B, int64_t D, const R&... rows) {
-  const bool fits = D <= kMixerWidth && D % (16 / static_cast<int64_t>(sizeof(T))) == 0 && B <= 65535 && (in_units(rows) && ...);
+template <class T, class... R> bool fits_tensor_cores(int64_t B, int64_t N, int64_t D, const R&... rows) {
+  const bool fits = D <= kMixerWidth && D % (16 / static_cast<int64_t>(sizeof(T))) == 0 && B <= 65535 && N <= (int64_t{1} << 30) &&
+                    (in_units(rows) && ...);
   if (!fits)
     log_once("flare_mixer plain", "flare_mixer: head width ", D, " in ", dtype_of<T>,
              " takes the plain kernels; widths up to 64 whose rows are whole aligned 16-byte units are several times faster");
@@ -67,7 +68,10 @@ template <class T, class... R> bool fits_tensor_cores(int64_t B, int64_t D, cons
 }
 #endif
 
-/// Backward of FlareMixer: (q, k, v, mask, rng, y, z, lse_encode, lse_decode, g) -> dq, dk, dv.
+/// What rounding lse loses, for the tensor-core kernels in f32 (ones from all others); elsewhere a placeholder of one element.
+Shape rest_shape(const Tensor& k, const Shape& lse) { return k.dtype() == DType::f32 ? lse : Shape{0}; }
+
+/// Backward of FlareMixer: (q, k, v, mask, rng, y, z, lse_encode, lse_decode, g, rest_encode, rest_decode) -> dq, dk, dv.
 struct FlareMixerBackward {
   static constexpr const char* name = "flare_mixer_backward";
   using Attrs = MixerAttrs;
@@ -83,6 +87,11 @@ struct FlareMixerBackward {
           name, ": z ", in[6].shape(), ", lse ", in[7].shape(), " and ", in[8].shape(), " must be [B,H,M,D], [B,H,M] and [B,H,N]");
     check(in[5].dtype() == t && in[9].dtype() == t && in[6].dtype() == wide && in[7].dtype() == wide && in[8].dtype() == wide, name,
           ": y, g or the statistics have the wrong dtype");
+    for (size_t i = 10; i < 12; ++i) {
+      const Shape needed = rest_shape(in[1], in[i - 3].shape());
+      check(in[i].dtype() == wide && (in[i].shape() == in[i - 3].shape() || in[i].shape() == needed), name, ": rest ",
+            in[i].shape(), " ", in[i].dtype(), " must be ", wide, " ", needed);
+    }
     attention_dropout(name, a.dropout_p, in[4], a.site, e.M, e.N);
     return {{in[0].shape(), in[0].dtype()}, {in[1].shape(), t}, {in[2].shape(), t}};
   }
@@ -100,6 +109,7 @@ struct FlareMixerBackward {
     g.k = rows_bnc<const T>(in[1], e.D), g.v = rows_bnc<const T>(in[2], e.D);
     g.y = rows_bnc<const T>(in[5], e.D), g.g = rows_bnc<const T>(in[9], e.D);
     g.z = in[6].data<A>(), g.lse_encode = in[7].data<A>(), g.lse_decode = in[8].data<A>();
+    g.rest_encode = in[10].data<A>(), g.rest_decode = in[11].data<A>();
     g.mask = mask_data(in[3]);
     g.dropout = attention_dropout(name, a.dropout_p, in[4], a.site, e.M, e.N);
     g.dq = dq.data<A>();
@@ -122,7 +132,7 @@ struct FlareMixerBackward {
   }
 #if defined(FLARE_CUDA)
   template <class T> static void run_cuda(const MixerGradArgs<T>& g, Stream& stream) {
-    if (fits_tensor_cores<T>(g.B, g.D, g.k, g.v, g.y, g.g, g.dk, g.dv)) {
+    if (fits_tensor_cores<T>(g.B, g.N, g.D, g.k, g.v, g.y, g.g, g.dk, g.dv)) {
       if constexpr (std::is_same_v<T, bf16>)
         return mixer_backward<Math::bf16>(g, stream);
       else
@@ -183,10 +193,22 @@ struct FlareMixerBackward {
       const InputSpec z{.kind = InputSpec::param, .shape = {B, H, M, D}},
           encode{.kind = InputSpec::param, .shape = {B, H, M}, .lo = 3, .hi = 5};
       const InputSpec decode{.kind = InputSpec::param, .shape = {B, H, N}, .lo = 3, .hi = 5};
-      return Sample{
-          label,
-          {{.kind = InputSpec::param, .shape = q}, x, x, masked ? mask : none, p > 0 ? rng : none, x, z, encode, decode, x},
-          Attrs{.scale = 0.5, .dropout_p = p, .site = 2}};
+      const InputSpec ones{.kind = InputSpec::param, .shape = {B, H, M}, .lo = 1, .hi = 1},
+          more{.kind = InputSpec::param, .shape = {B, H, N}, .lo = 1, .hi = 1};
+      return Sample{label,
+                    {{.kind = InputSpec::param, .shape = q},
+                     x,
+                     x,
+                     masked ? mask : none,
+                     p > 0 ? rng : none,
+                     x,
+                     z,
+                     encode,
+                     decode,
+                     x,
+                     ones,
+                     more},
+                    Attrs{.scale = 0.5, .dropout_p = p, .site = 2}};
     };
     return {sample("mask", {2, 5, 8}, 2, 37, true, 0),
             sample("dropout", {2, 5, 8}, 2, 37, false, 0.25),
@@ -202,7 +224,7 @@ struct FlareMixerBackward {
 };
 FLARE_REGISTER_OP(FlareMixerBackward);
 
-/// (q, k, v, mask, rng) -> y, z, lse_encode, lse_decode. See flare_mixer.h.
+/// (q, k, v, mask, rng) -> y, z, lse_encode, lse_decode, rest_encode, rest_decode. See flare_mixer.h.
 struct FlareMixer {
   static constexpr const char* name = "flare_mixer";
   using Attrs = MixerAttrs;
@@ -211,7 +233,9 @@ struct FlareMixer {
     const Extents e = extents_of(name, in[0], in[1], in[2], in[3]);
     const DType wide = param_dtype(in[1].dtype());
     attention_dropout(name, a.dropout_p, in[4], a.site, e.M, e.N);
-    return {{in[1].shape(), in[1].dtype()}, {{e.B, e.H, e.M, e.D}, wide}, {{e.B, e.H, e.M}, wide}, {{e.B, e.H, e.N}, wide}};
+    const Shape latents{e.B, e.H, e.M}, tokens{e.B, e.H, e.N};
+    return {{in[1].shape(), in[1].dtype()},     {{e.B, e.H, e.M, e.D}, wide},     {latents, wide}, {tokens, wide},
+            {rest_shape(in[1], latents), wide}, {rest_shape(in[1], tokens), wide}};
   }
   /// Encode, then decode: two attentions over the same scores. `attend(encode, decode)` gets both argument sets.
   template <class T, class F> static void run(Inputs in, Outputs out, const Attrs& a, const F& attend) {
@@ -239,6 +263,7 @@ struct FlareMixer {
     attend(encode, decode);
   }
   static void forward_cpu(Inputs in, Outputs out, const Attrs& a) {
+    fill(out[4], 1), fill(out[5], 1);
     dispatch_float(in[1].dtype(), name, [&](auto tag) {
       run<typename decltype(tag)::type>(in, out, a, [](const auto& encode, const auto& decode) {
         mixer_forward_cpu<typename decltype(tag)::type>(encode, decode);
@@ -250,9 +275,10 @@ struct FlareMixer {
     dispatch_float_cuda(in[1].dtype(), name, [&](auto tag) {
       using T = typename decltype(tag)::type;
       run<T>(in, out, a, [&](const auto& encode, const auto& decode) {
-        if (!fits_tensor_cores<T>(encode.B, encode.D, encode.key, encode.value, decode.out)) {
+        if (!fits_tensor_cores<T>(encode.B, encode.n_key, encode.D, encode.key, encode.value, decode.out)) {
           attend_cuda(encode, stream);
           attend_cuda(decode, stream);
+          fill(out[4], 1), fill(out[5], 1);
           return;
         }
         MixerArgs<T> m;
@@ -260,6 +286,7 @@ struct FlareMixer {
         m.q = encode.query.data, m.q_batch = encode.query.batch, m.k = encode.key, m.v = encode.value, m.y = decode.out;
         m.z = encode.out.data, m.lse_encode = encode.lse, m.lse_decode = decode.lse, m.mask = encode.key_mask;
         m.dropout = encode.dropout;
+        if constexpr (std::is_same_v<T, float>) m.rest_encode = out[4].data<float>(), m.rest_decode = out[5].data<float>();
         if constexpr (std::is_same_v<T, bf16>)
           mixer_forward<Math::bf16>(m, stream);
         else if (tf32_enabled())
@@ -271,8 +298,8 @@ struct FlareMixer {
   }
 #endif
   static Grads vjp(const Saved& s, const Tensor& gy, const Attrs& a) {
-    std::vector<Tensor> g =
-        apply_all<FlareMixerBackward>({s.in(0), s.in(1), s.in(2), s.in(3), s.in(4), s.out(0), s.out(1), s.out(2), s.out(3), gy}, a);
+    std::vector<Tensor> g = apply_all<FlareMixerBackward>(
+        {s.in(0), s.in(1), s.in(2), s.in(3), s.in(4), s.out(0), s.out(1), s.out(2), s.out(3), gy, s.out(4), s.out(5)}, a);
     return {g[0], g[1], g[2], {}, {}};
   }
   /// The composition with explicit weight matrices, in the precision of the statistics.

@@ -88,7 +88,7 @@ TEST_CASE("a graph replays what was captured, on new inputs and in memory of its
   for (const Tensor& other : others) CHECK(other.item(500) == -1);
 
   // A body that waits for the device cannot be recorded; the graph is empty then and the device goes on.
-  CHECK_THROWS_AS(graph.capture([&] { CHECK(affine(x, 1, 0).item() == 5); }), DeviceError);
+  CHECK_THROWS_AS(graph.capture([&] { affine(x, 1, 0).item(); }), DeviceError);
   CHECK_FALSE(graph);
   CHECK_THROWS_AS(graph.capture([&] { throw ShapeError("from the body"); }), ShapeError);
   CHECK(affine(x, 2, 0).item(3) == 10);

@@ -13,14 +13,15 @@ template <class T> struct MixerGradArgs {
   using A = acc_t<T>;
   int64_t B = 0, H = 0, M = 0, N = 0, D = 0;
   double scale = 1;
-  Rows<const A> q;                                       // [H,M,D] or [B,H,M,D]
-  bool shared_q = true;                                  // dq is summed over the batch
-  Rows<const T> k, v, y, g;                              // [B,N,H*D]
-  const A* z = nullptr;                                  // [B,H,M,D]
-  const A *lse_encode = nullptr, *lse_decode = nullptr;  // [B,H,M], [B,H,N]
-  const uint8_t* mask = nullptr;                         // [B,N]
-  AttentionDropout dropout;                              // rows: latents, columns: tokens; half 0 encode, 1 decode
-  A* dq = nullptr;                                       // packed, shaped like q
+  Rows<const A> q;                                         // [H,M,D] or [B,H,M,D]
+  bool shared_q = true;                                    // dq is summed over the batch
+  Rows<const T> k, v, y, g;                                // [B,N,H*D]
+  const A* z = nullptr;                                    // [B,H,M,D]
+  const A *lse_encode = nullptr, *lse_decode = nullptr;    // [B,H,M], [B,H,N]
+  const A *rest_encode = nullptr, *rest_decode = nullptr;  // the same shapes, read on the GPU in f32 only; see MixerArgs
+  const uint8_t* mask = nullptr;                           // [B,N]
+  AttentionDropout dropout;                                // rows: latents, columns: tokens; half 0 encode, 1 decode
+  A* dq = nullptr;                                         // packed, shaped like q
   Rows<T> dk, dv;
 };
 template <class T> void mixer_backward_cpu(const MixerGradArgs<T>& args);
@@ -34,6 +35,8 @@ template <class T> struct MixerArgs {
   Rows<const T> k, v;
   Rows<T> y;
   float *z = nullptr, *lse_encode = nullptr, *lse_decode = nullptr;
+  /// f32: what rounding lse loses, near 1, so that a weight is e^(s - lse) / rest to full precision however large the scores are.
+  float *rest_encode = nullptr, *rest_decode = nullptr;
   const uint8_t* mask = nullptr;
   AttentionDropout dropout;
 };

@@ -4,13 +4,16 @@
 /// the streamed side, 16 at a time). The precision is a template argument:
 ///   bf16  operands rounded to bf16, sums in f32
 ///   tf32  operands rounded to tf32 (10 bits of mantissa), sums in f32
-///   f32   each operand split in two tf32 numbers, x = hi + lo with |lo| < 2^-10 |x|; hi*hi + hi*lo + lo*hi leaves 2^-21. The
+///   f32   each operand split in two tf32 numbers, x = hi + lo with |lo| <= 2^-11 |x|; hi*hi + hi*lo + lo*hi leaves 2^-22. The
 ///         matrix units truncate when they add, so long sums are added outside of them
+#include "ops/kernels/attention.cuh"
 #include "ops/kernels/flare_mixer.h"
 #include "ops/kernels/mma.cuh"
 
 namespace flare {
 
+/// Whether lse comes with a correction; see MixerArgs. In bf16 the rounding of lse does not show.
+template <Math X> inline constexpr bool kHasRest = X != Math::bf16;
 /// A thread's share of a row is DP/4 elements, kVec neighbours at a time. element_dim(t, e) is the column of its e-th; any fixed
 /// order serves, because scores sum over it, and this one makes every load as wide as possible.
 template <Math X, int DP> inline constexpr int kVec = X == Math::bf16 ? (DP / 4 < 8 ? DP / 4 : 8) : (DP / 4 < 4 ? DP / 4 : 4);
@@ -28,8 +31,9 @@ template <Math X, int DP> inline constexpr int kWords = X == Math::bf16 ? DP / 4
 template <Math X, int DP> inline constexpr int kScoreSteps = X == Math::bf16 ? (DP + 15) / 16 : DP / 8;
 
 __device__ __forceinline__ uint32_t tf32_nearest(uint32_t x) { return x + 0x1000u; }  // the unit drops the lower 13 bits
+/// x = hi + lo, hi to the nearest.
 __device__ __forceinline__ void split_tf32(uint32_t x, uint32_t& hi, uint32_t& lo) {
-  hi = x & 0xffffe000u;
+  hi = tf32_nearest(x) & 0xffffe000u;
   lo = __float_as_uint(__uint_as_float(x) - __uint_as_float(hi));
 }
 
@@ -100,8 +104,9 @@ __device__ __forceinline__ void scores(float (&c)[4], const Rows16<X, DP>& a, co
         mma_tf32_k8(c, left, b0, b1, c);
     }
   } else {
-    // Small terms first. init is added outside: six truncations at its magnitude would show.
+    // The small terms and init are added outside: every truncation at the magnitude of the whole would show.
     const float zero[4] = {0, 0, 0, 0};
+    float small[4];
     uint32_t hi[kScoreSteps<X, DP>][4], lo[kScoreSteps<X, DP>][4], bh[kScoreSteps<X, DP>][2], bl[kScoreSteps<X, DP>][2];
 #pragma unroll
     for (int s = 0; s < kScoreSteps<X, DP>; ++s) {
@@ -114,13 +119,17 @@ __device__ __forceinline__ void scores(float (&c)[4], const Rows16<X, DP>& a, co
       }
       split_tf32(b.r[2 * s], bh[s][0], bl[s][0]), split_tf32(b.r[2 * s + 1], bh[s][1], bl[s][1]);
       if (s == 0)
-        mma_tf32_k8(c, lo[s], bh[s][0], bh[s][1], zero);
+        mma_tf32_k8(small, lo[s], bh[s][0], bh[s][1], zero);
       else
-        mma_tf32_k8(c, lo[s], bh[s][0], bh[s][1], c);
-      mma_tf32_k8(c, hi[s], bl[s][0], bl[s][1], c);
+        mma_tf32_k8(small, lo[s], bh[s][0], bh[s][1], small);
+      mma_tf32_k8(small, hi[s], bl[s][0], bl[s][1], small);
+      if (s == 0)
+        mma_tf32_k8(c, hi[s], bh[s][0], bh[s][1], zero);
+      else
+        mma_tf32_k8(c, hi[s], bh[s][0], bh[s][1], c);
     }
 #pragma unroll
-    for (int s = 0; s < kScoreSteps<X, DP>; ++s) mma_tf32_k8(c, hi[s], bh[s][0], bh[s][1], c);
+    for (int i = 0; i < 4; ++i) c[i] += small[i];
     if constexpr (kInit) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) c[i] += init[i];
@@ -160,7 +169,7 @@ template <Math X> __device__ __forceinline__ void add_weighted(float (&acc)[4], 
       mma_tf32_k8(acc, left, tf32_nearest(v.r[2 * i]), tf32_nearest(v.r[2 * i + 1]), acc);
     }
   } else {
-    float part[4] = {0, 0, 0, 0};
+    float part[4] = {0, 0, 0, 0}, small[4] = {0, 0, 0, 0};
     uint32_t hi[8], lo[8], bh[4], bl[4];
 #pragma unroll
     for (int j = 0; j < 8; ++j) split_tf32(w.r[j], hi[j], lo[j]);
@@ -168,18 +177,14 @@ template <Math X> __device__ __forceinline__ void add_weighted(float (&acc)[4], 
     for (int j = 0; j < 4; ++j) split_tf32(v.r[j], bh[j], bl[j]);
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const uint32_t small[4] = {lo[4 * i], lo[4 * i + 1], lo[4 * i + 2], lo[4 * i + 3]};
-      const uint32_t large[4] = {hi[4 * i], hi[4 * i + 1], hi[4 * i + 2], hi[4 * i + 3]};
-      mma_tf32_k8(part, small, bh[2 * i], bh[2 * i + 1], part);
-      mma_tf32_k8(part, large, bl[2 * i], bl[2 * i + 1], part);
+      const uint32_t low[4] = {lo[4 * i], lo[4 * i + 1], lo[4 * i + 2], lo[4 * i + 3]};
+      const uint32_t high[4] = {hi[4 * i], hi[4 * i + 1], hi[4 * i + 2], hi[4 * i + 3]};
+      mma_tf32_k8(small, low, bh[2 * i], bh[2 * i + 1], small);
+      mma_tf32_k8(small, high, bl[2 * i], bl[2 * i + 1], small);
+      mma_tf32_k8(part, high, bh[2 * i], bh[2 * i + 1], part);
     }
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const uint32_t large[4] = {hi[4 * i], hi[4 * i + 1], hi[4 * i + 2], hi[4 * i + 3]};
-      mma_tf32_k8(part, large, bh[2 * i], bh[2 * i + 1], part);
-    }
-#pragma unroll
-    for (int j = 0; j < 4; ++j) acc[j] += part[j];
+    for (int j = 0; j < 4; ++j) acc[j] += part[j] + small[j];
   }
 }
 
@@ -258,6 +263,14 @@ __device__ __forceinline__ float warp_max_of(float x) {
     x = x >= y || x != x ? x : y;  // NaN wins
   }
   return x;
+}
+
+/// lse of a row from its origin (a power of two) and sum of weights; 0 for a row without weights. In f32 also what rounding lse
+/// loses: a weight is 2^(s - log2(e) lse) / rest.
+template <Math X> __device__ __forceinline__ void store_lse(float* lse, float* rest, int64_t at, float origin, float sum) {
+  const float value = sum > 0 ? kLn2 * (origin + (X == Math::f32 ? log2f(sum) : __log2f(sum))) : 0.0f;
+  lse[at] = value;
+  if constexpr (kHasRest<X>) rest[at] = sum > 0 ? sum * exp2f(origin - kLog2e * value) : 1.0f;
 }
 
 /// Scores (in powers of two) below this magnitude need no origin: every weight, sum of up to 2^24 weights and quotient of sums

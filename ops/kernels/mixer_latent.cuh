@@ -24,19 +24,31 @@ __device__ __forceinline__ bool latent_block(const LatentArgs<X>& a) {
   const int warps_t = kLatentThreads / 32 / a.warps_m, wm = warp % a.warps_m, wt = warp / a.warps_m;
   const int h = static_cast<int>(blockIdx.x % a.H), block_m = static_cast<int>(blockIdx.x / a.H % a.n_blocks_m);
   const int chunk = static_cast<int>(blockIdx.y), b = static_cast<int>(blockIdx.z);
-  const int64_t bh = b * a.H + h, begin = chunk * a.chunk;
+  const int64_t bh = b * a.H + h;
   const int m0 = (block_m * a.warps_m + wm) * (MT * 16), M = static_cast<int>(a.M);
 
-  TokenSource<X> src{a.k.at(b, h, begin),       nullptr, nullptr, a.mask ? a.mask + b * a.N + begin : nullptr, nullptr, nullptr,
-                     static_cast<int>(a.k.row), 0,       0,       static_cast<int>(min(a.chunk, a.N - begin))};
+  TokenSource<X> src{a.k.at(b, h, 0),
+                     nullptr,
+                     nullptr,
+                     a.mask ? a.mask + b * a.N : nullptr,
+                     nullptr,
+                     nullptr,
+                     nullptr,
+                     static_cast<int>(a.k.row),
+                     0,
+                     0,
+                     static_cast<int>(a.N)};
   if constexpr (P == LatentPass::encode) {
-    src.first = a.v.at(b, h, begin), src.first_row = static_cast<int>(a.v.row);
+    src.first = a.v.at(b, h, 0), src.first_row = static_cast<int>(a.v.row);
   } else {
-    src.first = a.g.at(b, h, begin), src.first_row = static_cast<int>(a.g.row), src.lse = a.lse_decode + bh * a.N + begin;
+    src.first = a.g.at(b, h, 0), src.first_row = static_cast<int>(a.g.row), src.lse = a.lse_decode + bh * a.N;
+    if constexpr (kHasRest<X>) src.rest = a.rest_decode + bh * a.N;
   }
   if constexpr (P == LatentPass::dq)
-    src.second = a.v.at(b, h, begin), src.second_row = static_cast<int>(a.v.row), src.delta = a.delta + bh * a.N + begin;
-  const int n_tiles = (src.count + Tile::kRowsOf - 1) / Tile::kRowsOf;
+    src.second = a.v.at(b, h, 0), src.second_row = static_cast<int>(a.v.row), src.delta = a.delta + bh * a.N;
+  // The blocks of a head take turns, tile by tile, so that all that runs at a time lies close together in memory.
+  const int all_tiles = (src.count + a.tile_rows - 1) / a.tile_rows, n_tiles = (all_tiles - chunk + a.n_chunks - 1) / a.n_chunks;
+  const int stride = a.n_chunks * a.tile_rows, first_row = chunk * a.tile_rows;
 
   Rows16<X, DP> q[MT];
   [[maybe_unused]] Rows16<X, DP> z[P == LatentPass::dq ? MT : 1], dz[P == LatentPass::dq ? MT : 1];
@@ -58,8 +70,11 @@ __device__ __forceinline__ bool latent_block(const LatentArgs<X>& a) {
             load_latent<X, DP>(y, a.dz + bh * a.M * a.D, m, M, a.D, t, 1.0f);
 #pragma unroll
         for (int e = 0; e < DP / 4; ++e) eps = fmaf(x[e], y[e], eps);
+        const float f = kHasRest<X> && m < M ? 1.0f / a.rest_encode[bh * a.M + m] : 1.0f;  // 2^-lse is 2^-rounded / rest
+#pragma unroll
+        for (int e = 0; e < DP / 4; ++e) y[e] *= f;
         pack_row(z[i], half, x), pack_row(dz[i], half, y);
-        sum[i][2 * half] = sum[i][2 * half + 1] = -quad_sum(eps);
+        sum[i][2 * half] = sum[i][2 * half + 1] = -f * quad_sum(eps);
         origin[i][half] = m < M ? kLog2e * a.lse_encode[bh * a.M + m] : 0.0f;
       }
     }
@@ -86,7 +101,7 @@ __device__ __forceinline__ bool latent_block(const LatentArgs<X>& a) {
   }
 #pragma unroll
   for (int s = 0; s < kStages - 1; ++s) {
-    if (s < n_tiles) fill_tile(tiles[s], src, s * Tile::kRowsOf, a.D);
+    if (s < n_tiles) fill_tile(tiles[s], src, first_row + s * stride, a.tile_rows, a.D);
     copy_async_commit();
   }
   int stage = 0;
@@ -101,11 +116,11 @@ __device__ __forceinline__ bool latent_block(const LatentArgs<X>& a) {
       return false;
     }
     const int into = stage == 0 ? kStages - 1 : stage - 1;
-    if (index + kStages - 1 < n_tiles) fill_tile(tiles[into], src, (index + kStages - 1) * Tile::kRowsOf, a.D);
+    if (index + kStages - 1 < n_tiles) fill_tile(tiles[into], src, first_row + (index + kStages - 1) * stride, a.tile_rows, a.D);
     copy_async_commit();
     const Tile& tile = tiles[stage];
     stage = stage == kStages - 1 ? 0 : stage + 1;
-    const int r0 = index * Tile::kRowsOf, count = min(Tile::kRowsOf, src.count - r0);
+    const int r0 = first_row + index * stride, count = min(a.tile_rows, src.count - r0);
     const auto columns = [&](int r, Cols8<X, DP>(&k)[2]) {
       load_cols(k[0], tile.k + (r + g) * Tile::kKeyStride, t), load_cols(k[1], tile.k + (r + 8 + g) * Tile::kKeyStride, t);
     };
@@ -121,7 +136,7 @@ __device__ __forceinline__ bool latent_block(const LatentArgs<X>& a) {
       for (int r = 16 * wt; r < count; r += 16 * warps_t) {
         Cols8<X, DP> k[2];
         columns(r, k);
-        dq_step<X, DP, MT>(acc, q, z, dz, sum, origin, k, tile, a.dropout, bh, m0, begin + r0, r, lane);
+        dq_step<X, DP, MT>(acc, q, z, dz, sum, origin, k, tile, a.dropout, bh, m0, r0, r, lane);
       }
     } else if constexpr (!kSlow) {
 #pragma unroll 1
@@ -136,7 +151,7 @@ __device__ __forceinline__ bool latent_block(const LatentArgs<X>& a) {
         } else {
           float init[2][4];
           minus_lse(r, init);
-          dz_step<X, DP, MT, kPoly>(acc, q, k, u, init, one);
+          dz_step<X, DP, MT, kPoly>(acc, q, k, u, init, tile.rest + r, one, t);
         }
       }
     } else {
@@ -148,11 +163,11 @@ __device__ __forceinline__ bool latent_block(const LatentArgs<X>& a) {
         load_values<X, DP, Tile::kOtherStride>(u, tile.first + r * Tile::kOtherStride, lane);
         keys.see(k[0].r), keys.see(k[1].r);
         if constexpr (P == LatentPass::encode) {
-          encode_step_slow<X, DP, MT>(acc, sum, origin, q, k, u, tile.live + r, a.dropout, bh, m0, begin + r0 + r, lane);
+          encode_step_slow<X, DP, MT>(acc, sum, origin, q, k, u, tile.live + r, a.dropout, bh, m0, r0 + r, lane);
         } else {
           float init[2][4];
           minus_lse(r, init);
-          dz_step_slow<X, DP, MT>(acc, q, k, u, init, a.dropout, bh, m0, begin + r0 + r, lane);
+          dz_step_slow<X, DP, MT>(acc, q, k, u, init, tile.rest + r, a.dropout, bh, m0, r0 + r, lane);
         }
       }
     }
@@ -195,7 +210,7 @@ __device__ __forceinline__ bool latent_block(const LatentArgs<X>& a) {
         if (d == 0) a.part_stats[2 * part_row] = weights > 0 ? from : minus_infinity(), a.part_stats[2 * part_row + 1] = weights;
       } else {
         total = weights > 0 ? total / weights : 0.0f;
-        if (d == 0) a.lse_out[part_row] = weights > 0 ? kLn2 * (from + log2f(weights)) : 0.0f;
+        if (d == 0) store_lse<X>(a.lse_out, a.rest_out, part_row, from, weights);
       }
     } else {
       for (int w = 0; w < warps_t; ++w) total += merge[(w * rows + r) * kWidth + d];

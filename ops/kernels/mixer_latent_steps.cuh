@@ -12,15 +12,18 @@ template <Math X> struct LatentArgs {
   const float* q = nullptr;  // packed [M,D] per head
   int64_t q_batch = 0;
   Rows<const T> k, v, g;
-  const uint8_t* mask = nullptr;                             // [B,N]
-  const float *z = nullptr, *dz = nullptr;                   // [B,H,M,D]
-  const float *lse_encode = nullptr, *lse_decode = nullptr;  // [B,H,M], [B,H,N]
-  const float* delta = nullptr;                              // [B,H,N]
-  float* part = nullptr;                                     // [B,H,chunk,M,D]
-  float* part_stats = nullptr;                               // encode: [B,H,chunk,M,2] = origin, sum; null with one chunk
-  float* lse_out = nullptr;                                  // encode with one chunk: part is z and this [B,H,M]
-  float* part_bound = nullptr;                               // [B,H,chunk,block of latents]: no |score| is larger
-  int64_t H = 1, M = 0, N = 0, chunk = 0, n_chunks = 1, n_blocks_m = 1;
+  const uint8_t* mask = nullptr;                               // [B,N]
+  const float *z = nullptr, *dz = nullptr;                     // [B,H,M,D]
+  const float *lse_encode = nullptr, *lse_decode = nullptr;    // [B,H,M], [B,H,N]
+  const float* delta = nullptr;                                // [B,H,N]
+  float* part = nullptr;                                       // [B,H,chunk,M,D]
+  float* part_stats = nullptr;                                 // encode: [B,H,chunk,M,2] = origin, sum; null with one chunk
+  const float *rest_encode = nullptr, *rest_decode = nullptr;  // f32: [B,H,M], [B,H,N]; see MixerArgs
+  float* rest_out = nullptr;                                   // f32 encode with one chunk
+  float* lse_out = nullptr;                                    // encode with one chunk: part is z and this [B,H,M]
+  float* part_bound = nullptr;                                 // [B,H,chunk,block of latents]: no |score| is larger
+  int64_t H = 1, M = 0, N = 0, n_blocks_m = 1;
+  int n_chunks = 1, tile_rows = 0;  // blocks that share a head's tokens, and how many tokens they take at a time
   int D = 0, warps_m = 1;
   float scale = 1;
   uint32_t one = 0x3f803f80u;  // twice 1.0 in bf16, for exp2_poly_bf16x2
@@ -56,18 +59,19 @@ template <Math X, int DP, LatentPass P> struct LatentTile {
   T live[P == LatentPass::encode ? kRowsOf : 8];
   float lse[P != LatentPass::encode ? kRowsOf : 4];
   float delta[P == LatentPass::dq ? kRowsOf : 4];
+  float rest[P != LatentPass::encode && kHasRest<X> ? kRowsOf : 4];
 };
 
 /// The head's tokens of one block: pointers to the first row, and how many there are.
 template <Math X> struct TokenSource {
   const Token<X>*k, *first, *second;
   const uint8_t* mask;
-  const float *lse, *delta;
+  const float *lse, *delta, *rest;
   int k_row, first_row, second_row, count;  // row strides in elements
 };
 /// Starts the copy of kTokens rows from row r0 on; rows beyond the last and masked ones become zeros.
 template <Math X, int DP, LatentPass P>
-__device__ __forceinline__ void fill_tile(LatentTile<X, DP, P>& tile, const TokenSource<X>& src, int r0, int D) {
+__device__ __forceinline__ void fill_tile(LatentTile<X, DP, P>& tile, const TokenSource<X>& src, int r0, int rows, int D) {
   using T = Token<X>;
   using Tile = LatentTile<X, DP, P>;
   constexpr int kUnit = 16 / static_cast<int>(sizeof(T)), kUnits = DP / kUnit, kRowsAtOnce = kLatentThreads / kUnits;
@@ -76,7 +80,7 @@ __device__ __forceinline__ void fill_tile(LatentTile<X, DP, P>& tile, const Toke
   for (int i = 0; i < (Tile::kRowsOf + kRowsAtOnce - 1) / kRowsAtOnce; ++i) {
     const int r = first + i * kRowsAtOnce, n = min(r0 + r, src.count - 1);
     if (Tile::kRowsOf % kRowsAtOnce != 0 && r >= Tile::kRowsOf) break;
-    const bool live = r0 + r < src.count && (!src.mask || src.mask[n]);
+    const bool live = r < rows && r0 + r < src.count && (!src.mask || src.mask[n]);
     const auto fetch = [&](T* to, const T* rows, int stride) {
       copy_async_16(to + d, rows + static_cast<int64_t>(n) * stride + (d < D ? d : 0), live && d < D);
     };
@@ -87,6 +91,7 @@ __device__ __forceinline__ void fill_tile(LatentTile<X, DP, P>& tile, const Toke
       if constexpr (P == LatentPass::encode) tile.live[r] = live ? T(1.0f) : T(0.0f);
       if constexpr (P != LatentPass::encode) copy_async_4(tile.lse + r, src.lse + n, live);
       if constexpr (P == LatentPass::dq) copy_async_4(tile.delta + r, src.delta + n, live);
+      if constexpr (P != LatentPass::encode && kHasRest<X>) copy_async_4(tile.rest + r, src.rest + n, live);
     }
   }
 }
@@ -246,10 +251,19 @@ __device__ __forceinline__ void encode_step_slow(float (&acc)[MT][DP / 8][4], fl
   }
 }
 
+/// What is left of 2^-lse of columns 2t, 2t + 1, 2t + 8, 2t + 9 after rounding lse: 1 except in f32. Padding has 0 there, and
+/// weight 0.
+template <Math X> __device__ __forceinline__ void column_factors(float (&f)[4], const float* rest, int t) {
+#pragma unroll
+  for (int c = 0; c < 4; ++c) f[c] = kHasRest<X> ? __fdividef(1.0f, fmaxf(rest[c / 2 * 8 + 2 * t + c % 2], 1e-30f)) : 1.0f;
+}
 /// Gradient of the latents, 16 tokens: dz += 2^(s - lse) g. init holds -lse of each column.
 template <Math X, int DP, int MT, int kPoly>
 __device__ __forceinline__ void dz_step(float (&acc)[MT][DP / 8][4], const Rows16<X, DP> (&q)[MT], const Cols8<X, DP> (&k)[2],
-                                        const Values8<X> (&g)[DP / 8], const float (&init)[2][4], uint32_t one) {
+                                        const Values8<X> (&g)[DP / 8], const float (&init)[2][4], const float* rest, uint32_t one,
+                                        int t) {
+  float f[4];
+  column_factors<X>(f, rest, t);
 #pragma unroll
   for (int i = 0; i < MT; ++i) {
     float s[2][4];
@@ -259,7 +273,7 @@ __device__ __forceinline__ void dz_step(float (&acc)[MT][DP / 8][4], const Rows1
       exp2_weights<kPoly>(w, s[0], s[1], one);
     } else {
 #pragma unroll
-      for (int e = 0; e < 4; ++e) s[0][e] = exp2_unit(s[0][e]), s[1][e] = exp2_unit(s[1][e]);
+      for (int e = 0; e < 4; ++e) s[0][e] = f[e % 2] * exp2_unit(s[0][e]), s[1][e] = f[2 + e % 2] * exp2_unit(s[1][e]);
       set_weights(w, s[0], s[1]);
     }
 #pragma unroll
@@ -269,15 +283,17 @@ __device__ __forceinline__ void dz_step(float (&acc)[MT][DP / 8][4], const Rows1
 /// The same for any scores, and with dropout.
 template <Math X, int DP, int MT>
 __device__ __forceinline__ void dz_step_slow(float (&acc)[MT][DP / 8][4], const Rows16<X, DP> (&q)[MT], const Cols8<X, DP> (&k)[2],
-                                             const Values8<X> (&g)[DP / 8], const float (&init)[2][4],
+                                             const Values8<X> (&g)[DP / 8], const float (&init)[2][4], const float* rest,
                                              const AttentionDropout& dropout, int64_t bh, int64_t m0, int64_t n, int lane) {
+  float f[4];
+  column_factors<X>(f, rest, lane % 4);
 #pragma unroll
   for (int i = 0; i < MT; ++i) {
     float s[2][4];
     Weights16<X> w;
     scores(s[0], q[i], k[0], init[0]), scores(s[1], q[i], k[1], init[1]);
 #pragma unroll
-    for (int e = 0; e < 4; ++e) s[0][e] = exp2_unit(s[0][e]), s[1][e] = exp2_unit(s[1][e]);
+    for (int e = 0; e < 4; ++e) s[0][e] = f[e % 2] * exp2_unit(s[0][e]), s[1][e] = f[2 + e % 2] * exp2_unit(s[1][e]);
     if (dropout.on()) drop_latent_rows(s, dropout, bh, m0 + 16 * i, n, lane, 1);
     set_weights(w, s[0], s[1]);
 #pragma unroll
@@ -304,6 +320,8 @@ __device__ __forceinline__ void dq_step(float (&acc)[MT][DP / 8][4], const Rows1
     for (int e = 0; e < 2; ++e)
       decode[c][e] = kLog2e * tile.lse[r + 8 * c + 2 * t + e], delta[c][e] = tile.delta[r + 8 * c + 2 * t + e];
   }
+  float f[4];
+  column_factors<X>(f, tile.rest + r, t);
   load_values<X, DP, Tile::kKeyStride>(values, tile.k + r * Tile::kKeyStride, lane);
 #pragma unroll
   for (int i = 0; i < MT; ++i) {
@@ -328,7 +346,8 @@ __device__ __forceinline__ void dq_step(float (&acc)[MT][DP / 8][4], const Rows1
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
         const float p = exp2_unit(s[e] - decode[c][e % 2]), q_weight = exp2_unit(s[e] - lse[i][e / 2]);
-        w[c][e] = p * (x[e] * decode_keep[e] - delta[c][e % 2]) + q_weight * (y[e] * encode_keep[e] + minus_eps[i][e]);
+        w[c][e] =
+            f[2 * c + e % 2] * p * (x[e] * decode_keep[e] - delta[c][e % 2]) + q_weight * (y[e] * encode_keep[e] + minus_eps[i][e]);
       }
     }
     Weights16<X> weights;

@@ -67,8 +67,8 @@ template <Math X, int DP, LatentPass P> void plan_latent_pass(LatentArgs<X>& a, 
   a.n_blocks_m = (a.M + a.warps_m * kRows - 1) / (a.warps_m * kRows);
   const int64_t step = 16 * (kLatentThreads / 32 / a.warps_m), most = (a.N + step - 1) / step;
   const int64_t wanted = balanced_chunks(B * a.H * a.n_blocks_m, kLatentBlocks<X, DP, P> * kBlocksAtOnce, most);
-  a.chunk = ((a.N + wanted - 1) / wanted + step - 1) / step * step;
-  a.n_chunks = (a.N + a.chunk - 1) / a.chunk;
+  a.tile_rows = static_cast<int>(std::min<int64_t>(kTokens<X, DP>, ((a.N + wanted - 1) / wanted + step - 1) / step * step));
+  a.n_chunks = static_cast<int>(std::min(wanted, (a.N + a.tile_rows - 1) / a.tile_rows));
 }
 template <int DP> void launch_merge(const char* name, MergeArgs& a, Stream& stream) {
   a.lanes = 1;
@@ -101,8 +101,7 @@ template <Math X, int DP, TokenPass P> int64_t plan_token_pass(TokenArgs<X>& a, 
   a.table_latents = static_cast<int>(16 * std::max<int64_t>(steps, 1));
   constexpr int64_t kTile = kTokenTiles<X, DP, P> * kTokenWarps<X, DP, P> * 16;
   const int64_t wanted = balanced_chunks(B * a.H, kTokenBlocks<X, DP, P> * kBlocksAtOnce, (a.N + kTile - 1) / kTile);
-  a.chunk = ((a.N + wanted - 1) / wanted + kTile - 1) / kTile * kTile;
-  a.n_chunks = (a.N + a.chunk - 1) / a.chunk;
+  a.n_chunks = static_cast<int>(wanted);
   return a.table_latents / 16 * per_16 + fixed;
 }
 
@@ -133,18 +132,19 @@ template <Math X> void mixer_forward(const MixerArgs<Token<X>>& m, Stream& strea
     const bool split = e.n_chunks > 1;
     const Tensor part = device_floats(split ? rows * m.D : 1), stats = device_floats(split ? rows * 2 : 1);
     const Tensor bounds = device_floats(heads * n_bounds);
-    e.part = split ? part.data<float>() : m.z, e.part_stats = split ? stats.data<float>() : nullptr, e.lse_out = m.lse_encode;
+    e.part = split ? part.data<float>() : m.z, e.part_stats = split ? stats.data<float>() : nullptr, e.lse_out = m.lse_encode,
+    e.rest_out = m.rest_encode;
     e.part_bound = bounds.data<float>();
     launch_latent_pass<X, DP, LatentPass::encode>("mixer encode", e, m.B, stream);
     if (split) {
       MergeArgs g;
-      g.part = e.part, g.stats = e.part_stats, g.out = m.z, g.lse = m.lse_encode;
+      g.part = e.part, g.stats = e.part_stats, g.out = m.z, g.lse = m.lse_encode, g.rest = kHasRest<X> ? m.rest_encode : nullptr;
       g.groups = heads, g.M = m.M, g.n_chunks = static_cast<int>(e.n_chunks), g.D = e.D;
       launch_merge<DP>("mixer merge of z", g, stream);
     }
     TokenArgs<X> d;
     d.part_bound = e.part_bound, d.n_bounds = static_cast<int>(n_bounds), d.k = m.k, d.out = m.y, d.mask = m.mask,
-    d.lse_decode = m.lse_decode;
+    d.lse_decode = m.lse_decode, d.rest_decode = m.rest_decode;
     d.H = m.H, d.M = m.M, d.N = m.N, d.D = e.D, d.dropout = m.dropout;
     PackArgs pack;
     pack.q = m.q, pack.q_batch = m.q_batch, pack.z = m.z, pack.scale = e.scale;
@@ -165,6 +165,7 @@ template <Math X> void mixer_backward(const MixerGradArgs<Token<X>>& m, Stream& 
     e.q = m.q.data, e.q_batch = m.q.batch, e.k = m.k, e.v = m.v, e.g = m.g, e.mask = m.mask, e.dropout = m.dropout;
     e.H = m.H, e.M = m.M, e.N = m.N, e.D = static_cast<int>(m.D), e.scale = static_cast<float>(m.scale);
     e.lse_encode = m.lse_encode, e.lse_decode = m.lse_decode, e.z = m.z;
+    e.rest_encode = m.rest_encode, e.rest_decode = m.rest_decode;
     plan_latent_pass<X, DP, LatentPass::dz>(e, m.B);
     const int64_t n_bounds = e.n_chunks * e.n_blocks_m;
     const bool split = e.n_chunks > 1;
@@ -183,14 +184,15 @@ template <Math X> void mixer_backward(const MixerGradArgs<Token<X>>& m, Stream& 
     e.dz = dz.data<float>();
     TokenArgs<X> d;
     PackArgs pack;
-    pack.q = e.q, pack.q_batch = e.q_batch, pack.z = m.z, pack.dz = e.dz, pack.lse_encode = m.lse_encode, pack.scale = e.scale;
+    pack.q = e.q, pack.q_batch = e.q_batch, pack.z = m.z, pack.dz = e.dz, pack.lse_encode = m.lse_encode,
+    pack.rest_encode = m.rest_encode, pack.scale = e.scale;
     pack.part_bound = e.part_bound, pack.n_bounds = static_cast<int>(n_bounds), pack.dropout = m.dropout.on();
     pack.M = m.M, pack.H = static_cast<int>(m.H), pack.D = e.D;
     const Tensor tables = pack_latents<X, DP, TokenPass::dkv>(pack, m.B, stream);
     d.tables = pack.tables, d.stats = pack.stats;
     d.part_bound = e.part_bound, d.n_bounds = static_cast<int>(n_bounds);
     d.k = m.k, d.v = m.v, d.g = m.g, d.y = m.y, d.dk = m.dk, d.dv = m.dv, d.mask = m.mask,
-    d.lse_decode = const_cast<float*>(m.lse_decode);
+    d.lse_decode = const_cast<float*>(m.lse_decode), d.rest_decode = const_cast<float*>(m.rest_decode);
     d.H = m.H, d.M = m.M, d.N = m.N, d.D = e.D, d.dropout = m.dropout;
     [[maybe_unused]] const int64_t padded = (m.M + 15) / 16 * 16;
     if constexpr (X == Math::bf16) {

@@ -1,15 +1,15 @@
 #pragma once
 /// The one merge of the mixer: parts over chunks of tokens become z, dz or dq. A part is a weighted sum with an origin and the sum
 /// of its weights, as in log-sum-exp; parts of other ranks have the same form.
-#include "ops/kernels/attention.cuh"
+#include "ops/kernels/mixer_fragments.cuh"
 
 namespace flare {
 
 inline constexpr int kMergeThreads = 256;
 struct MergeArgs {
-  const float* part = nullptr;           // [n_sum][groups][chunk][M,D]; groups are (b,h), or h where dq is summed over the batch
-  const float* stats = nullptr;          // encode: [B,H,chunk,M,2] = origin, sum of weights (powers of two); null: plain sums
-  float *out = nullptr, *lse = nullptr;  // [groups,M,D]; encode: [groups,M]
+  const float* part = nullptr;   // [n_sum][groups][chunk][M,D]; groups are (b,h), or h where dq is summed over the batch
+  const float* stats = nullptr;  // encode: [B,H,chunk,M,2] = origin, sum of weights (powers of two); null: plain sums
+  float *out = nullptr, *lse = nullptr, *rest = nullptr;  // [groups,M,D]; encode: [groups,M], rest in f32 only
   int64_t groups = 1, M = 0;
   int n_sum = 1, n_chunks = 1, D = 0, lanes = 1;  // lanes: threads that share the parts of one element
   float factor = 1;                               // of plain sums
@@ -26,18 +26,29 @@ template <int DP> __global__ void __launch_bounds__(kMergeThreads) merge_latents
   float total = 0, origin = minus_infinity(), weight = 0;
   if (live) {
     const int n_parts = a.n_sum * a.n_chunks;
-    const auto row_of = [&](int p) { return ((p / a.n_chunks * a.groups + bh) * a.n_chunks + p % a.n_chunks) * a.M + m; };
     if (a.stats) {
-#pragma unroll 4
-      for (int p = lane; p < n_parts; p += a.lanes) {
-        const int64_t at = row_of(p);
-        const float theirs = a.stats[2 * at], most = fmaxf(origin, theirs), from = most == minus_infinity() ? 0.0f : most;
-        const float keep = exp2f(origin - from), add = exp2f(theirs - from);
-        total = keep * total + add * a.part[at * a.D + d], weight = keep * weight + add * a.stats[2 * at + 1], origin = most;
+      // One group of parts: encode never sums over the batch.
+      int64_t at = (bh * a.n_chunks + lane) * a.M + m;
+      for (int p = lane; p < n_parts; p += a.lanes, at += a.lanes * a.M) {
+        const float2 theirs = *reinterpret_cast<const float2*>(a.stats + 2 * at);
+        const float part = a.part[at * a.D + d];
+        if (theirs.x != origin) {
+          const float most = fmaxf(origin, theirs.x), from = most == minus_infinity() ? 0.0f : most, keep = exp2f(origin - from);
+          const float add = exp2f(theirs.x - from);
+          total = keep * total + add * part, weight = keep * weight + add * theirs.y, origin = most;
+        } else {
+          total += part, weight += theirs.y;
+        }
       }
     } else {
-#pragma unroll 8
-      for (int p = lane; p < n_parts; p += a.lanes) total += a.part[row_of(p) * a.D + d];
+      const int64_t across = (a.groups - 1) * a.n_chunks * a.M;  // from the last chunk of a sample to the first of the next
+      int64_t at = bh * a.n_chunks * a.M + m + lane * a.M + lane / a.n_chunks * across;
+#pragma unroll 4
+      for (int p = lane; p < n_parts; p += a.lanes) {
+        total += a.part[at * a.D + d];
+        at += a.lanes * a.M;
+        if (a.n_sum > 1) at += ((p + a.lanes) / a.n_chunks - p / a.n_chunks) * across;
+      }
     }
   }
   totals[t] = total, origins[t] = origin, weights[t] = weight;
@@ -54,7 +65,12 @@ template <int DP> __global__ void __launch_bounds__(kMergeThreads) merge_latents
     const int64_t row = bh * a.M + m;
     total = !a.stats ? a.factor * total : weight > 0 ? total / weight : 0.0f;
     if (live) a.out[row * a.D + d] = total;
-    if (a.stats && live && d == 0) a.lse[row] = weight > 0 ? kLn2 * (most + log2f(weight)) : 0.0f;
+    if (a.stats && live && d == 0) {
+      if (a.rest)
+        store_lse<Math::f32>(a.lse, a.rest, row, from, weight);
+      else
+        store_lse<Math::bf16>(a.lse, nullptr, row, from, weight);
+    }
   }
 }
 

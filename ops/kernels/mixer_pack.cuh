@@ -9,6 +9,7 @@ struct PackArgs {
   const float* q = nullptr;  // packed [M,D] per head
   int64_t q_batch = 0;
   const float *z = nullptr, *dz = nullptr, *lse_encode = nullptr;  // [B,H,M,D], [B,H,M,D], [B,H,M]
+  const float* rest_encode = nullptr;                              // f32: [B,H,M]
   const float* part_bound = nullptr;                               // [B,H,n_bounds]
   uint32_t* tables = nullptr;                                      // [B,H][table][M/16][32 lanes * kWords]
   float2* stats = nullptr;                                         // [B,H][M rounded up to 16]
@@ -34,6 +35,7 @@ template <Math X, int DP, TokenPass P> __global__ void __launch_bounds__(kPackTh
     if (P == TokenPass::decode) return table == 0 ? a.scale * kLog2e * q[m * a.D + d] : z[m * a.D + d];
     if (table <= 1) return a.scale * kLog2e * q[m * a.D + d];
     if (table == 2) return z[m * a.D + d];
+    if constexpr (kHasRest<X>) return dz[m * a.D + d] / a.rest_encode[bh * a.M + m];
     return fast ? dz[m * a.D + d] * exp2f(-kLog2e * a.lse_encode[bh * a.M + m]) : dz[m * a.D + d];
   };
   uint32_t* out = a.tables + bh * kTables<P> * steps * kStep;
@@ -59,6 +61,7 @@ template <Math X, int DP, TokenPass P> __global__ void __launch_bounds__(kPackTh
     const float lse = m < a.M ? kLog2e * a.lse_encode[bh * a.M + m] : 0.0f;
     float eps = 0;
     for (int d = 0; m < a.M && d < a.D; ++d) eps = fmaf(z[m * a.D + d], dz[m * a.D + d], eps);
+    if constexpr (kHasRest<X>) eps = m < a.M ? eps / a.rest_encode[bh * a.M + m] : 0.0f;
     const float e = -eps * exp2f(-lse), rounded = bf16_low(pack_bf16(e, 0.0f));
     a.stats[bh * steps * 16 + m] = fast ? make_float2(__uint_as_float(pack_bf16(e, e - rounded)), 0.0f) : make_float2(lse, eps);
   }

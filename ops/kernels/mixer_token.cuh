@@ -2,9 +2,10 @@
 /// The passes of the mixer that own tokens: decode (F2) and the gradients of keys and values (B2), in bf16 with that of the
 /// queries. Formulas: ops/kernels/flare_mixer.h.
 ///
-/// Grid: (h, chunk of tokens, b), h fastest. 8 warps; a warp owns kTokenTiles*16 tokens at a time in registers and meets the
-/// latents 16 at a time in tables in shared memory, which the block builds once if all latents fit, else again for every group of
-/// tokens. Reads and writes each token row once.
+/// Grid: (h, share of the tokens, b), h fastest; the blocks of a head take turns, group by group, so that all that runs at a time
+/// lies close together in memory. 8 warps; a warp owns kTokenTiles*16 tokens at a time in registers and meets the latents 16 at a
+/// time in tables in shared memory, which the block builds once if all latents fit, else again for every group of tokens. Reads and
+/// writes each token row once.
 #include "ops/kernels/mixer_token_steps.cuh"
 
 namespace flare {
@@ -20,12 +21,12 @@ template <Math X, int DP, int kPoly, bool kSlow> __device__ __forceinline__ void
   uint32_t *q_table = tables + kWarps * kStage, *z_table = q_table + room * kTable;
   const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32), g = lane / 4, t = lane % 4;
   const int h = static_cast<int>(blockIdx.x), b = static_cast<int>(blockIdx.z);
-  const int64_t bh = b * a.H + h, begin = blockIdx.y * a.chunk;
-  const int count = static_cast<int>(min(a.chunk, a.N - begin));
-  const Token<X>* k_rows = a.k.at(b, h, begin);
-  Token<X>* out_rows = a.out.at(b, h, begin);
-  const uint8_t* mask = a.mask ? a.mask + b * a.N + begin : nullptr;
-  float* lse_rows = a.lse_decode + bh * a.N + begin;
+  const int64_t bh = b * a.H + h;
+  const int count = static_cast<int>(a.N), first_group = static_cast<int>(blockIdx.y) * kGroup, stride = a.n_chunks * kGroup;
+  const Token<X>* k_rows = a.k.at(b, h, 0);
+  Token<X>* out_rows = a.out.at(b, h, 0);
+  const uint8_t* mask = a.mask ? a.mask + b * a.N : nullptr;
+  float *lse_rows = a.lse_decode + bh * a.N, *rest_rows = kHasRest<X> ? a.rest_decode + bh * a.N : nullptr;
   const uint32_t nothing = static_cast<uint32_t>(a.D) >> 16, one = a.one;
   const bool once = a.table_latents >= a.M;
   const int k_row = static_cast<int>(a.k.row), out_row = static_cast<int>(a.out.row);
@@ -38,16 +39,16 @@ template <Math X, int DP, int kPoly, bool kSlow> __device__ __forceinline__ void
       fill_rows<X, DP, NT * 16>(ring, k_rows + static_cast<int64_t>(n) * k_row, k_row, live_next, a.D, lane);
     copy_async_commit();
   };
-  live_rows<NT * 16>(live_next, mask, warp * NT * 16, count, lane);
-  fill(warp * NT * 16);
+  live_rows<NT * 16>(live_next, mask, first_group + warp * NT * 16, count, lane);
+  fill(first_group + warp * NT * 16);
 #pragma unroll 1
-  for (int group = 0; group < count; group += kGroup) {
+  for (int group = first_group; group < count; group += stride) {
     const int n0 = group + warp * NT * 16;
     Rows16<X, DP> k[NT];
     float acc[NT][J][4], sum[NT][4], origin[kSlow ? NT : 1][2];
 #pragma unroll
     for (int i = 0; i < (NT * 16 + 31) / 32; ++i) live[i] = live_next[i];
-    live_rows<NT * 16>(live_next, mask, n0 + kGroup, count, lane);
+    live_rows<NT * 16>(live_next, mask, n0 + stride, count, lane);
     copy_async_wait<0>();
     __syncwarp();
 #pragma unroll
@@ -72,12 +73,12 @@ template <Math X, int DP, int kPoly, bool kSlow> __device__ __forceinline__ void
         for (int e = 0; e < 4; ++e) acc[i][j][e] = 0;
     }
     __syncwarp();
-    fill(n0 + kGroup);
+    fill(n0 + stride);
 #pragma unroll
     for (int i = 0; i < NT; ++i) k[i].settle(nothing);
     for (int64_t m0 = 0; m0 < a.M; m0 += a.table_latents) {
       const int steps = static_cast<int>((min(static_cast<int64_t>(a.table_latents), a.M - m0) + 15) / 16);
-      if (!once || group == 0) {
+      if (!once || group == first_group) {
         __syncthreads();
         copy_tables<X, DP, 2, 32 * kWarps>(q_table, a.tables + bh * 2 * all_steps * kTable, all_steps, static_cast<int>(m0 / 16),
                                            steps, room);
@@ -91,7 +92,7 @@ template <Math X, int DP, int kPoly, bool kSlow> __device__ __forceinline__ void
       for (int step = 0; step < steps; ++step) {
         const Latents16<X, DP> l(q_table, z_table, step, step == partial, tail, lane);
         if constexpr (kSlow)
-          decode_step_slow<X, DP, NT>(acc, sum, origin, k, l, a.dropout, bh, m0 + 16 * step, begin + n0, lane);
+          decode_step_slow<X, DP, NT>(acc, sum, origin, k, l, a.dropout, bh, m0 + 16 * step, n0, lane);
         else
           decode_step<X, DP, NT, kPoly>(acc, sum, k, l, one);
       }
@@ -112,8 +113,7 @@ template <Math X, int DP, int kPoly, bool kSlow> __device__ __forceinline__ void
         if (n0 + r + g < count) {
           store_token<X, DP>(to + (2 * i + half) * row8, acc[i], half, X == Math::f32 ? 1.0f / total : __fdividef(1.0f, total), a.D,
                              t);
-          const float lse = (kSlow ? origin[i][half] : 0.0f) + (X == Math::f32 ? log2f(total) : __log2f(total));
-          if (t == 0) lse_rows[n0 + r + g] = here ? kLn2 * lse : 0.0f;
+          if (t == 0) store_lse<X>(lse_rows, rest_rows, n0 + r + g, kSlow ? origin[i][half] : 0.0f, here ? total : 0.0f);
         }
       }
   }
@@ -146,13 +146,12 @@ template <Math X, int DP, TokenPass P, int kPoly, bool kFast> __device__ __force
   float4* dq = reinterpret_cast<float4*>(stats + a.table_latents);  // [warp][step][j][lane]
   const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32), g = lane / 4, t = lane % 4;
   const int h = static_cast<int>(blockIdx.x), chunk = static_cast<int>(blockIdx.y), b = static_cast<int>(blockIdx.z);
-  const int64_t bh = b * a.H + h, begin = chunk * a.chunk;
-  const int count = static_cast<int>(min(a.chunk, a.N - begin));
-  const Token<X>*k_rows = a.k.at(b, h, begin), *v_rows = a.v.at(b, h, begin), *g_rows = a.g.at(b, h, begin),
-        *y_rows = a.y.at(b, h, begin);
-  Token<X>*dk_rows = a.dk.at(b, h, begin), *dv_rows = a.dv.at(b, h, begin);
-  const uint8_t* mask = a.mask ? a.mask + b * a.N + begin : nullptr;
-  const float* lse_rows = a.lse_decode + bh * a.N + begin;
+  const int64_t bh = b * a.H + h;
+  const int count = static_cast<int>(a.N), first_group = chunk * kGroup, stride = a.n_chunks * kGroup;
+  const Token<X>*k_rows = a.k.at(b, h, 0), *v_rows = a.v.at(b, h, 0), *g_rows = a.g.at(b, h, 0), *y_rows = a.y.at(b, h, 0);
+  Token<X>*dk_rows = a.dk.at(b, h, 0), *dv_rows = a.dv.at(b, h, 0);
+  const uint8_t* mask = a.mask ? a.mask + b * a.N : nullptr;
+  const float* lse_rows = a.lse_decode + bh * a.N;
   const uint32_t nothing = static_cast<uint32_t>(a.D) >> 16, one = a.one;
   const bool once = a.table_latents >= a.M;
   const int k_row = static_cast<int>(a.k.row), v_row = static_cast<int>(a.v.row), g_row = static_cast<int>(a.g.row);
@@ -175,10 +174,10 @@ template <Math X, int DP, TokenPass P, int kPoly, bool kFast> __device__ __force
     }
     copy_async_commit();
   };
-  live_rows<NT * 16>(live_next, mask, warp * NT * 16, count, lane);
-  fill(warp * NT * 16);
+  live_rows<NT * 16>(live_next, mask, first_group + warp * NT * 16, count, lane);
+  fill(first_group + warp * NT * 16);
 #pragma unroll 1
-  for (int group = 0; group < count; group += kGroup) {
+  for (int group = first_group; group < count; group += stride) {
     const int n0 = group + warp * NT * 16;
     Rows16<X, DP> k[NT], v[NT], grad[NT];
     [[maybe_unused]] Values8<X> k_values[kDq ? NT : 1][J];
@@ -187,7 +186,7 @@ template <Math X, int DP, TokenPass P, int kPoly, bool kFast> __device__ __force
     const int first = n0 + g;
 #pragma unroll
     for (int i = 0; i < (NT * 16 + 31) / 32; ++i) live[i] = live_next[i];
-    live_rows<NT * 16>(live_next, mask, n0 + kGroup, count, lane);
+    live_rows<NT * 16>(live_next, mask, n0 + stride, count, lane);
     copy_async_wait<0>();
     __syncwarp();
 #pragma unroll
@@ -214,7 +213,14 @@ template <Math X, int DP, TokenPass P, int kPoly, bool kFast> __device__ __force
 #pragma unroll
         for (int e = 0; e < DP / 4; ++e) dot = fmaf(gx[e], yx[e], dot);
         delta[i][half] = quad_sum(dot);
-        if (a.delta && t == 0 && first + r < count) a.delta[bh * a.N + begin + first + r] = delta[i][half];
+        if (a.delta && t == 0 && first + r < count) a.delta[bh * a.N + first + r] = delta[i][half];
+        if constexpr (kHasRest<X>) {
+          const float f = here ? 1.0f / a.rest_decode[bh * a.N + first + r] : 1.0f;  // see store_lse
+#pragma unroll
+          for (int e = 0; e < DP / 4; ++e) gx[e] *= f;
+          delta[i][half] *= f;
+          pack_row(grad[i], half, gx);
+        }
         if constexpr (kFast) {
           const float shrink = exp2_unit(-lse[i][half]), d = -delta[i][half] * shrink, rounded = bf16_low(pack_bf16(d, 0.0f));
 #pragma unroll
@@ -236,10 +242,10 @@ template <Math X, int DP, TokenPass P, int kPoly, bool kFast> __device__ __force
         for (int e = 0; e < 4; ++e) dk[i][j][e] = dv[i][j][e] = 0;
     }
     __syncwarp();
-    fill(n0 + kGroup);
+    fill(n0 + stride);
     for (int64_t m0 = 0; m0 < a.M; m0 += a.table_latents) {
       const int steps = static_cast<int>((min(static_cast<int64_t>(a.table_latents), a.M - m0) + 15) / 16);
-      if (!once || group == 0) {
+      if (!once || group == first_group) {
         __syncthreads();
         copy_tables<X, DP, 5, 32 * kWarps>(q_table, a.tables + bh * 5 * all_steps * 32 * W, all_steps, static_cast<int>(m0 / 16),
                                            steps, room);
@@ -321,7 +327,7 @@ template <Math X, int DP, TokenPass P, int kPoly, bool kFast> __device__ __force
               if (a.dropout.on()) {
 #pragma unroll
                 for (int half = 0; half < 2; ++half) {
-                  const int64_t m = m0 + 16 * step + 8 * c + 2 * t, n = begin + n0 + 16 * i + 8 * half + g;
+                  const int64_t m = m0 + 16 * step + 8 * c + 2 * t, n = n0 + 16 * i + 8 * half + g;
                   float keep[2];
                   token_keep(keep, a.dropout, bh, m, n, 0);
                   encode_keep[2 * half] = keep[0], encode_keep[2 * half + 1] = keep[1];

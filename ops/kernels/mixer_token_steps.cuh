@@ -16,9 +16,11 @@ template <Math X> struct TokenArgs {
   Rows<T> out, dk, dv;
   const uint8_t* mask = nullptr;  // [B,N]
   float* lse_decode = nullptr;    // [B,H,N]: decode writes it, the others read it
+  float* rest_decode = nullptr;   // f32: [B,H,N], likewise; see MixerArgs
   float* delta = nullptr;         // [B,H,N]: written where not null
   float* part = nullptr;          // dq: [B,H,chunk,M,D]
-  int64_t H = 1, M = 0, N = 0, chunk = 0, n_chunks = 1;
+  int64_t H = 1, M = 0, N = 0;
+  int n_chunks = 1;  // blocks that share a head's tokens
   int n_bounds = 1;
   int table_latents = 0;  // latents whose tables fit in shared memory at once, a multiple of 16
   int D = 0;
