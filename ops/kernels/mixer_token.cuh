@@ -3,9 +3,9 @@
 /// queries. Formulas: ops/kernels/flare_mixer.h.
 ///
 /// Grid: (h, share of the tokens, b), h fastest; the blocks of a head take turns, group by group, so that all that runs at a time
-/// lies close together in memory. 8 warps; a warp owns kTokenTiles*16 tokens at a time in registers and meets the latents 16 at a
-/// time in tables in shared memory, which the block builds once if all latents fit, else again for every group of tokens. Reads and
-/// writes each token row once.
+/// lies close together in memory. A warp owns kTokenTiles*16 tokens at a time in registers and meets the latents 16 at a time in
+/// tables in shared memory, which the block copies once if all latents fit, else again for every group of tokens. Reads and writes
+/// each token row once.
 #include "ops/kernels/mixer_token_steps.cuh"
 
 namespace flare {

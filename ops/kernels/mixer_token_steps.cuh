@@ -30,15 +30,14 @@ template <Math X> struct TokenArgs {
 
 /// Warps of a block, blocks that share a multiprocessor, and 16-row tiles of tokens a warp owns: as many rows as registers allow,
 /// and then as many warps. Measured choices; see docs/kernels.md.
-template <Math X, int DP, TokenPass P> inline constexpr int kTokenWarps = P != TokenPass::decode&& DP <= 16 ? 4 : 8;
+template <Math X, int DP, TokenPass P> inline constexpr int kTokenWarps = (P != TokenPass::decode && DP <= 16) ? 4 : 8;
 template <Math X, int DP, TokenPass P>
 inline constexpr int kTokenBlocks = P == TokenPass::decode ? (DP == 64 ? 1 : 2)
                                     : DP <= 16             ? 3
                                                            : 1;
 template <Math X, int DP, TokenPass P>
-inline constexpr int kTokenTiles = X == Math::bf16&& DP <= (P == TokenPass::decode ? 32 : 16) ? 2
-                                   : P == TokenPass::decode&& DP <= 16                        ? 2
-                                                                                              : 1;
+inline constexpr int kTokenTiles = P == TokenPass::decode ? ((DP <= 16 || (X == Math::bf16 && DP == 32)) ? 2 : 1)
+                                                          : ((X == Math::bf16 && DP <= 16) ? 2 : 1);
 /// Tables: decode q (scores), z (values); dkv q, q, z, dz, dz (scores, values, scores, scores, values).
 template <TokenPass P> inline constexpr int kTables = P == TokenPass::decode ? 2 : 5;
 
