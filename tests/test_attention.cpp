@@ -7,20 +7,14 @@
 
 #include "autograd/gradcheck.h"
 #include "autograd/op.h"
-#include "core/rng.h"
 #include "ops/flare_mixer.h"
 #include "ops/sdpa.h"
+#include "tests/tensor_fixtures.h"
 
 using namespace flare;
 
 namespace {
 
-Tensor uniform(const Shape& shape, DType dtype, uint64_t seed, double range = 1) {
-  Rng rng(seed);
-  std::vector<double> values(static_cast<size_t>(shape.numel()));
-  for (double& x : values) x = static_cast<double>(static_cast<float>(range * (2 * rng.uniform() - 1)));
-  return cast_to(Tensor::from(values, shape), dtype);
-}
 Tensor mask_of(const Shape& shape, int64_t live) {  // the first `live` tokens of every sample
   std::vector<uint8_t> m(static_cast<size_t>(shape.numel()));
   for (size_t i = 0; i < m.size(); ++i) m[i] = static_cast<int64_t>(i) % shape[1] < live;

@@ -10,17 +10,11 @@
 #include "core/parallel.h"
 #include "core/rng.h"
 #include "ops/flare_mixer.h"
+#include "tests/tensor_fixtures.h"
 
 using namespace flare;
 
 namespace {
-
-Tensor uniform(const Shape& shape, DType dtype, uint64_t seed, double range = 1) {
-  Rng rng(seed);
-  std::vector<double> values(static_cast<size_t>(shape.numel()));
-  for (double& x : values) x = static_cast<double>(static_cast<float>(range * (2 * rng.uniform() - 1)));
-  return cast_to(Tensor::from(values, shape), dtype);
-}
 
 /// y, dq, dk, dv of the mixer.
 std::vector<Tensor> mixer_with_grads(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& mask, const Tensor& g) {

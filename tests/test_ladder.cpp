@@ -4,21 +4,13 @@
 #include <fmt/core.h>
 
 #include "autograd/gradcheck.h"
-#include "core/rng.h"
 #include "ops/flare_mixer.h"
 #include "ops/mixer_ladder.h"
+#include "tests/tensor_fixtures.h"
 
 using namespace flare;
 
 namespace {
-
-/// Numbers that bf16 and tf32 hold exactly, so that only the arithmetic differs between rungs.
-Tensor rounded(const Shape& shape, uint64_t seed, double range) {
-  Rng rng(seed);
-  std::vector<float> values(static_cast<size_t>(shape.numel()));
-  for (float& x : values) x = static_cast<float>(bf16(range * (2 * rng.uniform() - 1)));
-  return Tensor::from(values, shape);
-}
 
 struct LadderCase {
   std::string label;
@@ -47,8 +39,8 @@ double tolerance_of(const std::string& rung, DType dtype, const LadderCase& c) {
 
 void run_case(const LadderCase& c, DType dtype, int& ran) {
   const int64_t C = c.H * c.D;
-  const Tensor q = rounded(c.q_per_sample ? Shape{c.B, c.H, c.M, c.D} : Shape{c.H, c.M, c.D}, 1, c.q_range);
-  const Tensor k = rounded({c.B, c.N, C}, 2, c.k_range), v = rounded({c.B, c.N, C}, 3, 1);
+  const Tensor q = uniform_bf16(c.q_per_sample ? Shape{c.B, c.H, c.M, c.D} : Shape{c.H, c.M, c.D}, 1, c.q_range);
+  const Tensor k = uniform_bf16({c.B, c.N, C}, 2, c.k_range), v = uniform_bf16({c.B, c.N, C}, 3, 1);
   Tensor mask;
   if (c.masked) {
     std::vector<uint8_t> live(static_cast<size_t>(c.B * c.N));
@@ -94,14 +86,15 @@ TEST_CASE("every rung of the ladder against the op") {
 }
 
 TEST_CASE("the ladder says what it does not take, and its last rung is the op") {
-  const Tensor q = rounded({2, 3, 8}, 1, 1), k = rounded({1, 9, 16}, 2, 1), v = rounded({1, 9, 16}, 3, 1);
+  const Tensor q = uniform_bf16({2, 3, 8}, 1, 1), k = uniform_bf16({1, 9, 16}, 2, 1), v = uniform_bf16({1, 9, 16}, 3, 1);
   CHECK(relative_difference(mixer_ladder("final", q, k, v, {}, 0.5), flare_mixer(q, k, v, {}, 0.5)) == 0);
   CHECK_THROWS_WITH_AS(mixer_ladder("fast", q, k, v, {}, 1),
                        "mixer_ladder: no rung \"fast\"; there are naive, tiled, tensor-core, split-token and final", ConfigError);
   CHECK_THROWS_AS(mixer_ladder("tiled", q, k, v, {}, 1), DeviceError);
-  CHECK_THROWS_AS(mixer_ladder("tiled", rounded({1, 3, 24}, 1, 1), rounded({1, 9, 24}, 2, 1), rounded({1, 9, 24}, 3, 1), {}, 1),
-                  ShapeError);
-  CHECK_THROWS_AS(mixer_ladder("naive", q, k, rounded({1, 8, 16}, 3, 1), {}, 1), ShapeError);
+  CHECK_THROWS_AS(
+      mixer_ladder("tiled", uniform_bf16({1, 3, 24}, 1, 1), uniform_bf16({1, 9, 24}, 2, 1), uniform_bf16({1, 9, 24}, 3, 1), {}, 1),
+      ShapeError);
+  CHECK_THROWS_AS(mixer_ladder("naive", q, k, uniform_bf16({1, 8, 16}, 3, 1), {}, 1), ShapeError);
   set_requires_grad(q);
   CHECK_FALSE(requires_grad(mixer_ladder("final", q, k, v, {}, 0.5)));
 }

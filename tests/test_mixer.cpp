@@ -11,13 +11,13 @@
 
 #include "autograd/node.h"
 #include "core/gemm.h"
-#include "core/rng.h"
 #include "ops/cast.h"
 #include "ops/flare_mixer.h"
 #include "ops/matmul.h"
 #include "ops/pointwise.h"
 #include "ops/shaping.h"
 #include "ops/softmax.h"
+#include "tests/tensor_fixtures.h"
 
 using namespace flare;
 
@@ -30,23 +30,15 @@ struct MixerCase {
   bool masked = false, q_per_sample = false;
 };
 
-/// Uniform numbers that bf16 holds exactly, so that both precisions see the same inputs.
-Tensor uniform(const Shape& shape, uint64_t seed, double range) {
-  Rng rng(seed);
-  std::vector<float> values(static_cast<size_t>(shape.numel()));
-  for (float& x : values) x = static_cast<float>(bf16(range * (2 * rng.uniform() - 1)));
-  return Tensor::from(values, shape);
-}
-
 struct Inputs5 {
   Tensor q, k, v, g, mask;
 };
 Inputs5 inputs_of(const MixerCase& c) {
   const int64_t C = c.H * c.D;
-  Inputs5 in{uniform(c.q_per_sample ? Shape{c.B, c.H, c.M, c.D} : Shape{c.H, c.M, c.D}, 1, c.q_range),
-             uniform({c.B, c.N, C}, 2, c.k_range),
-             uniform({c.B, c.N, C}, 3, 1),
-             uniform({c.B, c.N, C}, 4, 1),
+  Inputs5 in{uniform_bf16(c.q_per_sample ? Shape{c.B, c.H, c.M, c.D} : Shape{c.H, c.M, c.D}, 1, c.q_range),
+             uniform_bf16({c.B, c.N, C}, 2, c.k_range),
+             uniform_bf16({c.B, c.N, C}, 3, 1),
+             uniform_bf16({c.B, c.N, C}, 4, 1),
              {}};
   if (c.masked) {
     std::vector<uint8_t> live(static_cast<size_t>(c.B * c.N));

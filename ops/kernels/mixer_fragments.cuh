@@ -273,6 +273,47 @@ template <Math X> __device__ __forceinline__ void store_lse(float* lse, float* r
   if constexpr (kHasRest<X>) rest[at] = sum > 0 ? sum * exp2f(origin - kLog2e * value) : 1.0f;
 }
 
+/// This thread's share of a row in shared memory.
+template <Math X, int DP>
+__device__ __forceinline__ void read_row(uint32_t (&words)[kWords<X, DP> / 2], const Token<X>* row, int t) {
+  constexpr int V = kVec<X, DP>, kBytes = V * static_cast<int>(sizeof(Token<X>)), kN = kBytes / 4;
+#pragma unroll
+  for (int j = 0; j < DP / 4 / V; ++j) {
+    const Token<X>* p = row + j * 4 * V + t * V;
+    uint32_t* w = words + j * kN;
+    if constexpr (kBytes == 16) {
+      const uint4 u = *reinterpret_cast<const uint4*>(p);
+      w[0] = u.x, w[1] = u.y, w[2] = u.z, w[3] = u.w;
+    } else if constexpr (kBytes == 8) {
+      const uint2 u = *reinterpret_cast<const uint2*>(p);
+      w[0] = u.x, w[1] = u.y;
+    } else {
+      w[0] = *reinterpret_cast<const uint32_t*>(p);
+    }
+  }
+}
+/// Online softmax over 16 columns of row g + 8*half: scores become weights from an origin that follows the largest score seen, and
+/// what was summed from the old origin shrinks. live: whether columns 2t, 2t + 1, 2t + 8, 2t + 9 count.
+template <int J>
+__device__ __forceinline__ void follow_largest(float (&s)[2][4], int half, const float (&live)[4], float& origin, float (&sum)[4],
+                                               float (&acc)[J][4]) {
+  float most = minus_infinity();
+#pragma unroll
+  for (int c = 0; c < 4; ++c) {
+    float& x = s[c / 2][2 * half + c % 2];
+    x = live[c] > 0.0f ? x : minus_infinity();
+    most = fmaxf(most, x);
+  }
+  most = fmaxf(origin, quad_max(most));
+  const float from = most == minus_infinity() ? 0.0f : most, shrink = exp2_unit(origin - from);
+  origin = most;
+  sum[2 * half] *= shrink, sum[2 * half + 1] *= shrink;
+#pragma unroll
+  for (int j = 0; j < J; ++j) acc[j][2 * half] *= shrink, acc[j][2 * half + 1] *= shrink;
+#pragma unroll
+  for (int c = 0; c < 4; ++c) s[c / 2][2 * half + c % 2] = exp2_unit(s[c / 2][2 * half + c % 2] - from);
+}
+
 /// Scores (in powers of two) below this magnitude need no origin: every weight, sum of up to 2^24 weights and quotient of sums
 /// stays a normal f32 and bf16 number.
 inline constexpr float kSafeScore = 56.0f;

@@ -122,7 +122,8 @@ __device__ __forceinline__ bool latent_block(const LatentArgs<X>& a) {
     stage = stage == kStages - 1 ? 0 : stage + 1;
     const int r0 = first_row + index * stride, count = min(a.tile_rows, src.count - r0);
     const auto columns = [&](int r, Cols8<X, DP>(&k)[2]) {
-      load_cols(k[0], tile.k + (r + g) * Tile::kKeyStride, t), load_cols(k[1], tile.k + (r + 8 + g) * Tile::kKeyStride, t);
+      read_row<X, DP>(k[0].r, tile.k + (r + g) * Tile::kKeyStride, t),
+          read_row<X, DP>(k[1].r, tile.k + (r + 8 + g) * Tile::kKeyStride, t);
     };
     const auto minus_lse = [&](int r, float(&init)[2][4]) {
 #pragma unroll

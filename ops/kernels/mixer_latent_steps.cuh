@@ -96,23 +96,6 @@ __device__ __forceinline__ void fill_tile(LatentTile<X, DP, P>& tile, const Toke
   }
 }
 
-/// Eight rows of a tile as the right side of scores; `row` is this thread's.
-template <Math X, int DP> __device__ __forceinline__ void load_cols(Cols8<X, DP>& c, const Token<X>* row, int t) {
-  constexpr int V = kVec<X, DP>, kBytes = V * static_cast<int>(sizeof(Token<X>)), kN = kBytes / 4;
-#pragma unroll
-  for (int j = 0; j < DP / 4 / V; ++j) {
-    const Token<X>* p = row + j * 4 * V + t * V;
-    if constexpr (kBytes == 16) {
-      const uint4 u = *reinterpret_cast<const uint4*>(p);
-      c.r[j * kN] = u.x, c.r[j * kN + 1] = u.y, c.r[j * kN + 2] = u.z, c.r[j * kN + 3] = u.w;
-    } else if constexpr (kBytes == 8) {
-      const uint2 u = *reinterpret_cast<const uint2*>(p);
-      c.r[j * kN] = u.x, c.r[j * kN + 1] = u.y;
-    } else {
-      c.r[j * kN] = *reinterpret_cast<const uint32_t*>(p);
-    }
-  }
-}
 /// 16 rows of a tile as values, columns 8j .. 8j + 7 in v[j].
 template <Math X, int DP, int kStride>
 __device__ __forceinline__ void load_values(Values8<X> (&v)[DP / 8], const Token<X>* rows, int lane) {
@@ -215,23 +198,7 @@ __device__ __forceinline__ void encode_step_slow(float (&acc)[MT][DP / 8][4], fl
     Weights16<X> w;
     scores(s[0], q[i], k[0]), scores(s[1], q[i], k[1]);
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      float most = minus_infinity();
-#pragma unroll
-      for (int c = 0; c < 4; ++c) {
-        float& x = s[c / 2][2 * half + c % 2];
-        x = l[c] > 0.0f ? x : minus_infinity();
-        most = fmaxf(most, x);
-      }
-      most = fmaxf(origin[i][half], quad_max(most));
-      const float from = most == minus_infinity() ? 0.0f : most, shrink = exp2_unit(origin[i][half] - from);
-      origin[i][half] = most;
-      sum[i][2 * half] *= shrink, sum[i][2 * half + 1] *= shrink;
-#pragma unroll
-      for (int j = 0; j < DP / 8; ++j) acc[i][j][2 * half] *= shrink, acc[i][j][2 * half + 1] *= shrink;
-#pragma unroll
-      for (int c = 0; c < 4; ++c) s[c / 2][2 * half + c % 2] = exp2_unit(s[c / 2][2 * half + c % 2] - from);
-    }
+    for (int half = 0; half < 2; ++half) follow_largest(s, half, l, origin[i][half], sum[i], acc[i]);
     set_weights(w, s[0], s[1]);
     if constexpr (X == Math::bf16) {
       Values8<X> ones;
@@ -314,8 +281,8 @@ __device__ __forceinline__ void dq_step(float (&acc)[MT][DP / 8][4], const Rows1
   float decode[2][2], delta[2][2];
 #pragma unroll
   for (int c = 0; c < 2; ++c) {
-    load_cols(g[c], tile.first + (r + 8 * c + row_g) * Tile::kOtherStride, t);
-    load_cols(v[c], tile.second + (r + 8 * c + row_g) * Tile::kOtherStride, t);
+    read_row<X, DP>(g[c].r, tile.first + (r + 8 * c + row_g) * Tile::kOtherStride, t);
+    read_row<X, DP>(v[c].r, tile.second + (r + 8 * c + row_g) * Tile::kOtherStride, t);
 #pragma unroll
     for (int e = 0; e < 2; ++e)
       decode[c][e] = kLog2e * tile.lse[r + 8 * c + 2 * t + e], delta[c][e] = tile.delta[r + 8 * c + 2 * t + e];

@@ -34,10 +34,6 @@ inline int64_t balanced_chunks(int64_t heads, int64_t slots, int64_t most) {
   return best;
 }
 
-template <class T> bool aligned_rows(const Rows<T>& r, int64_t elements) {
-  return r.batch % elements == 0 && r.head % elements == 0 && r.row % elements == 0 &&
-         reinterpret_cast<uintptr_t>(r.data) % (static_cast<size_t>(elements) * sizeof(T)) == 0;
-}
 inline Tensor device_floats(int64_t n) { return Tensor::empty(Shape{n > 0 ? n : 1}, DType::f32, Device::cuda); }
 
 /// Calls f(integral_constant<int, DP>) for head widths up to 64.

@@ -58,7 +58,7 @@ template <Math X, int DP, int kPoly, bool kSlow> __device__ __forceinline__ void
         const int r = 16 * i + 8 * half;
         uint32_t words[W / 2];
         if constexpr (kRing<X, DP>)
-          read_row<X, DP>(words, ring, r + g, t);
+          read_row<X, DP>(words, ring + (r + g) * DP, t);
         else
           load_token<X, DP>(words, k_rows + static_cast<int64_t>(n0 + r + g) * k_row + t * kVec<X, DP>,
                             live[r / 32] >> (r % 32 + g) & 1, a.D, t);
@@ -197,8 +197,9 @@ template <Math X, int DP, TokenPass P, int kPoly, bool kFast> __device__ __force
         const bool here = live[r / 32] >> (r % 32 + g) & 1;
         uint32_t k_words[W / 2], v_words[W / 2], g_words[W / 2], y_words[W / 2];
         if constexpr (kRing<X, DP>) {
-          read_row<X, DP>(k_words, ring, r + g, t), read_row<X, DP>(v_words, ring + kRows, r + g, t);
-          read_row<X, DP>(g_words, ring + 2 * kRows, r + g, t), read_row<X, DP>(y_words, ring + 3 * kRows, r + g, t);
+          read_row<X, DP>(k_words, ring + (r + g) * DP, t), read_row<X, DP>(v_words, ring + kRows + (r + g) * DP, t);
+          read_row<X, DP>(g_words, ring + 2 * kRows + (r + g) * DP, t),
+              read_row<X, DP>(y_words, ring + 3 * kRows + (r + g) * DP, t);
         } else {
           const int64_t n = first + r, column = t * kVec<X, DP>;
           load_token<X, DP>(k_words, k_rows + n * k_row + column, here, a.D, t);

@@ -109,25 +109,6 @@ __device__ __forceinline__ void fill_rows(Token<X>* stage, const Token<X>* from,
     p += kAtOnce * row_stride;
   }
 }
-/// This thread's share of row r of a stage.
-template <Math X, int DP>
-__device__ __forceinline__ void read_row(uint32_t (&words)[kWords<X, DP> / 2], const Token<X>* stage, int r, int t) {
-  constexpr int V = kVec<X, DP>, kBytes = V * static_cast<int>(sizeof(Token<X>)), kN = kBytes / 4;
-#pragma unroll
-  for (int j = 0; j < DP / 4 / V; ++j) {
-    const Token<X>* p = stage + r * DP + j * 4 * V + t * V;
-    uint32_t* w = words + j * kN;
-    if constexpr (kBytes == 16) {
-      const uint4 u = *reinterpret_cast<const uint4*>(p);
-      w[0] = u.x, w[1] = u.y, w[2] = u.z, w[3] = u.w;
-    } else if constexpr (kBytes == 8) {
-      const uint2 u = *reinterpret_cast<const uint2*>(p);
-      w[0] = u.x, w[1] = u.y;
-    } else {
-      w[0] = *reinterpret_cast<const uint32_t*>(p);
-    }
-  }
-}
 /// This thread's share of a row as words, columns from D on 0; zeros unless live. `row` points at the thread's first element.
 template <Math X, int DP>
 __device__ __forceinline__ void load_token(uint32_t (&words)[kWords<X, DP> / 2], const Token<X>* row, bool live, int D, int t) {
@@ -155,10 +136,6 @@ __device__ __forceinline__ void live_rows(uint32_t (&bits)[(kRows + 31) / 32], c
     const int n = n0 + 32 * i + lane;
     bits[i] = __ballot_sync(0xffffffffu, n < count && (!mask || mask[n]));
   }
-}
-/// Asks the second-level cache for a row, to be loaded by the next group of tokens.
-template <class T> __device__ __forceinline__ void prefetch_token(const T* row) {
-  asm volatile("prefetch.global.L2 [%0];" ::"l"(row));
 }
 __device__ __forceinline__ void store_four(float* p, const float (&x)[4]) {
   *reinterpret_cast<float4*>(p) = make_float4(x[0], x[1], x[2], x[3]);
@@ -252,23 +229,7 @@ __device__ __forceinline__ void decode_step_slow(float (&acc)[NT][DP / 8][4], fl
     Weights16<X> w;
     scores(s[0], k[i], l.q[0]), scores(s[1], k[i], l.q[1]);
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      float most = minus_infinity();
-#pragma unroll
-      for (int c = 0; c < 4; ++c) {
-        float& x = s[c / 2][2 * half + c % 2];
-        x = l.live[c] > 0.0f ? x : minus_infinity();
-        most = fmaxf(most, x);
-      }
-      most = fmaxf(origin[i][half], quad_max(most));
-      const float from = most == minus_infinity() ? 0.0f : most, shrink = exp2_unit(origin[i][half] - from);
-      origin[i][half] = most;
-      sum[i][2 * half] *= shrink, sum[i][2 * half + 1] *= shrink;
-#pragma unroll
-      for (int j = 0; j < DP / 8; ++j) acc[i][j][2 * half] *= shrink, acc[i][j][2 * half + 1] *= shrink;
-#pragma unroll
-      for (int c = 0; c < 4; ++c) s[c / 2][2 * half + c % 2] = exp2_unit(s[c / 2][2 * half + c % 2] - from);
-    }
+    for (int half = 0; half < 2; ++half) follow_largest(s, half, l.live, origin[i][half], sum[i], acc[i]);
     set_weights(w, s[0], s[1]);
     if constexpr (X == Math::bf16) {
       add_weighted(sum[i], w, l.ones);
