@@ -1,6 +1,7 @@
 /// The engine: walks the tape from an output to the leaves. It knows no op.
 #include <queue>
 #include <unordered_map>
+#include <utility>
 
 #include "autograd/node.h"
 
@@ -25,13 +26,13 @@ struct Cotangent {
   }
 };
 
-void deliver_to_leaf(TapeRecord& leaf, const Tensor& g) {
-  // A defined gradient (an optimizer's buffer, or an earlier backward) is added to in place; otherwise the leaf gets a copy of
-  // its own, because g may alias the cotangent of another tensor.
+void deliver_to_leaf(TapeRecord& leaf, Tensor g) {
+  // A defined gradient (an optimizer's buffer, or an earlier backward) is added to in place. Otherwise the leaf keeps g, or a copy
+  // of it where g shares its bytes, perhaps with the cotangent of another tensor.
   if (leaf.grad)
     accumulate(g, leaf.grad);
   else
-    leaf.grad = clone(g);
+    leaf.grad = g.is_sole_owner() && g.is_contiguous() ? std::move(g) : clone(g);
 }
 
 void check_saved(const Node& node) {
@@ -78,7 +79,7 @@ void backward(const Tensor& y, const Tensor& gy, bool keep_graph) {
           " was freed by an earlier backward; pass keep_graph to the first call");
     check_saved(*node);
     const ScopeName scope(node->scope);
-    const Grads grads = node->vjp(g);
+    Grads grads = node->vjp(g);
     check(grads.size() == node->inputs.size(), node->name, ": vjp returned ", grads.size(), " gradients for ", node->inputs.size(),
           " inputs");
     for (size_t i = 0; i < grads.size(); ++i) {
@@ -88,7 +89,7 @@ void backward(const Tensor& y, const Tensor& gy, bool keep_graph) {
       if (input->producer)
         push(input->producer, grads[i]);
       else
-        deliver_to_leaf(*input, grads[i]);
+        deliver_to_leaf(*input, std::move(grads[i]));
     }
     if (!keep_graph) {
       node->released = true;

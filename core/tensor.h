@@ -50,6 +50,8 @@ class Tensor {
   bool is_contiguous() const;
   bool same_storage(const Tensor& other) const { return defined() && other.defined() && impl_->storage == other.impl_->storage; }
   const std::shared_ptr<Storage>& storage() const { return impl_->storage; }
+  /// Whether no other tensor shares these bytes: they may then be kept or overwritten without a copy.
+  bool is_sole_owner() const { return impl_.use_count() == 1 && impl_->storage.use_count() == 1; }
 
   /// Address of element 0; data<T>() checks the dtype.
   void* raw() const { return static_cast<char*>(impl_->storage->data) + impl_->offset * size_of(impl_->dtype); }

@@ -4,6 +4,7 @@
 #include "ops/cast.h"
 #include "ops/pointwise.h"
 #include "ops/reduce.h"
+#include "ops/shaping.h"
 
 using namespace flare;
 
@@ -30,6 +31,17 @@ TEST_CASE("one cotangent handed to two leaves stays two gradients") {
   backward(x + y, Tensor::from<double>({3, 4}, {2}));
   backward(sum_all(x));
   CHECK(grad(x).to_vector() == std::vector<double>{4, 5});
+  CHECK(grad(y).to_vector() == std::vector<double>{3, 4});
+}
+
+TEST_CASE("a gradient keeps nobody else's bytes") {
+  const Tensor x = leaf({1, 2, 3, 4}), g = Tensor::from<double>({5, 6, 7, 8}, {2, 2});
+  backward(reshape(x, {2, 2}), g);  // the gradient of x views g
+  fill(g, 0);
+  CHECK(grad(x).to_vector() == std::vector<double>{5, 6, 7, 8});
+  const Tensor y = leaf({1, 2}), h = Tensor::from<double>({3, 4}, {2});
+  backward(y, h);
+  fill(h, 0);
   CHECK(grad(y).to_vector() == std::vector<double>{3, 4});
 }
 
