@@ -36,6 +36,19 @@ __device__ __forceinline__ void split_tf32(uint32_t x, uint32_t& hi, uint32_t& l
   hi = tf32_nearest(x) & 0xffffe000u;
   lo = __float_as_uint(__uint_as_float(x) - __uint_as_float(hi));
 }
+/// The same with hi = x, whose lower bits the unit drops: an instruction less, a remainder twice as large and of one sign. Good
+/// enough for all but the scores that become exponents.
+__device__ __forceinline__ uint32_t tf32_remainder(uint32_t x) {
+  return __float_as_uint(__uint_as_float(x) - __uint_as_float(x & 0xffffe000u));
+}
+template <bool kExact> __device__ __forceinline__ void split_word(uint32_t x, uint32_t& hi, uint32_t& lo) {
+  if constexpr (kExact)
+    split_tf32(x, hi, lo);
+  else
+    hi = x, lo = tf32_remainder(x);
+}
+/// What f32 operands carry beside their words: the low parts, or nothing.
+template <Math X, int W> inline constexpr int kLowWords = X == Math::f32 ? W : 1;
 
 /// 16 rows as the left side of scores. word(half, w): row g + 8*half, the w-th word of the thread's share; stored as products read
 /// it, in f32 with the words already split where registers allow.
@@ -64,8 +77,17 @@ template <Math X, int DP> struct Rows16 {
     }
   }
 };
-/// 8 rows of the other side as the right side of scores.
-template <Math X, int DP> struct Cols8 { uint32_t r[kWords<X, DP> / 2]; };
+/// 8 rows of the other side as the right side of scores; in f32 split, by split_cols or in a table.
+template <Math X, int DP> struct Cols8 {
+  uint32_t r[kWords<X, DP> / 2];
+  uint32_t lo[kLowWords<X, kWords<X, DP> / 2>];
+};
+template <bool kExact, Math X, int DP> __device__ __forceinline__ void split_cols(Cols8<X, DP>& c) {
+  if constexpr (X == Math::f32) {
+#pragma unroll
+    for (int w = 0; w < kWords<X, DP> / 2; ++w) split_word<kExact>(c.r[w], c.r[w], c.lo[w]);
+  }
+}
 /// One row's share of a thread, from or to f32.
 template <Math X, int DP> __device__ __forceinline__ void pack_row(Rows16<X, DP>& rows, int half, const float (&x)[DP / 4]) {
 #pragma unroll
@@ -79,8 +101,11 @@ template <Math X, int DP> __device__ __forceinline__ void unpack_row(const uint3
                            : (e % 2 ? bf16_high(words[e / 2]) : bf16_low(words[e / 2]));
 }
 
-/// c = a b^T + init over the head width.
-template <Math X, int DP, bool kInit = true>
+/// c = a b^T + init over the head width. In f32 the small products come first, so that few sums are truncated at the magnitude of
+/// the whole, and those of the latents' low parts before those of the tokens': a score is then the same number whichever side
+/// is the left one, and the errors of scores and log-sum-exps cancel. kTokensLeft says which it is, kExact how to split rows that
+/// have not been.
+template <Math X, int DP, bool kTokensLeft, bool kExact = true>
 __device__ __forceinline__ void scores(float (&c)[4], const Rows16<X, DP>& a, const Cols8<X, DP>& b, const float (&init)[4]) {
   if constexpr (X == Math::bf16 && DP == 8) {
     mma_bf16_k8(c, a.word(0, 0), a.word(1, 0), b.r[0], init);
@@ -104,60 +129,64 @@ __device__ __forceinline__ void scores(float (&c)[4], const Rows16<X, DP>& a, co
         mma_tf32_k8(c, left, b0, b1, c);
     }
   } else {
-    // The small terms and init are added outside: every truncation at the magnitude of the whole would show.
-    const float zero[4] = {0, 0, 0, 0};
-    float small[4];
-    uint32_t hi[kScoreSteps<X, DP>][4], lo[kScoreSteps<X, DP>][4], bh[kScoreSteps<X, DP>][2], bl[kScoreSteps<X, DP>][2];
+    uint32_t hi[kScoreSteps<X, DP>][4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) c[i] = init[i];
 #pragma unroll
     for (int s = 0; s < kScoreSteps<X, DP>; ++s) {
+      uint32_t lo[4];
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         if constexpr (kSplitRows<X, DP>)
-          hi[s][i] = a.r[4 * s + i], lo[s][i] = a.lo[4 * s + i];
+          hi[s][i] = a.r[4 * s + i], lo[i] = a.lo[4 * s + i];
         else
-          split_tf32(a.r[4 * s + i], hi[s][i], lo[s][i]);
+          split_word<kExact>(a.r[4 * s + i], hi[s][i], lo[i]);
       }
-      split_tf32(b.r[2 * s], bh[s][0], bl[s][0]), split_tf32(b.r[2 * s + 1], bh[s][1], bl[s][1]);
-      if (s == 0)
-        mma_tf32_k8(small, lo[s], bh[s][0], bh[s][1], zero);
-      else
-        mma_tf32_k8(small, lo[s], bh[s][0], bh[s][1], small);
-      mma_tf32_k8(small, hi[s], bl[s][0], bl[s][1], small);
-      if (s == 0)
-        mma_tf32_k8(c, hi[s], bh[s][0], bh[s][1], zero);
-      else
-        mma_tf32_k8(c, hi[s], bh[s][0], bh[s][1], c);
+      if (kTokensLeft) {
+        mma_tf32_k8(c, hi[s], b.lo[2 * s], b.lo[2 * s + 1], c);
+        mma_tf32_k8(c, lo, b.r[2 * s], b.r[2 * s + 1], c);
+      } else {
+        mma_tf32_k8(c, lo, b.r[2 * s], b.r[2 * s + 1], c);
+        mma_tf32_k8(c, hi[s], b.lo[2 * s], b.lo[2 * s + 1], c);
+      }
     }
 #pragma unroll
-    for (int i = 0; i < 4; ++i) c[i] += small[i];
-    if constexpr (kInit) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) c[i] += init[i];
-    }
+    for (int s = 0; s < kScoreSteps<X, DP>; ++s) mma_tf32_k8(c, hi[s], b.r[2 * s], b.r[2 * s + 1], c);
   }
 }
-
-template <Math X, int DP> __device__ __forceinline__ void scores(float (&c)[4], const Rows16<X, DP>& a, const Cols8<X, DP>& b) {
+template <Math X, int DP, bool kTokensLeft, bool kExact = true>
+__device__ __forceinline__ void scores(float (&c)[4], const Rows16<X, DP>& a, const Cols8<X, DP>& b) {
   const float zero[4] = {0, 0, 0, 0};
-  scores<X, DP, false>(c, a, b, zero);
+  scores<X, DP, kTokensLeft, kExact>(c, a, b, zero);
 }
 
 /// Weights of 16 rows and 16 streamed columns, as the left side of a weighted sum.
 template <Math X> struct Weights16 { uint32_t r[X == Math::bf16 ? 4 : 8]; };
-__device__ __forceinline__ void set_weights(Weights16<Math::bf16>& w, const float (&s0)[4], const float (&s1)[4]) {
-  w.r[0] = pack_bf16(s0[0], s0[1]), w.r[1] = pack_bf16(s0[2], s0[3]);
-  w.r[2] = pack_bf16(s1[0], s1[1]), w.r[3] = pack_bf16(s1[2], s1[3]);
+/// Columns 8c .. 8c + 7 from an accumulator.
+__device__ __forceinline__ void set_weights(Weights16<Math::bf16>& w, int c, const float (&s)[4]) {
+  w.r[2 * c] = pack_bf16(s[0], s[1]), w.r[2 * c + 1] = pack_bf16(s[2], s[3]);
+}
+template <Math X> __device__ __forceinline__ void set_weights(Weights16<X>& w, int c, const float (&s)[4]) {
+  // Columns 2t and 2t+1 become elements t and t+4 of the summed index; Values8 pairs its rows likewise.
+  w.r[4 * c] = __float_as_uint(s[0]), w.r[4 * c + 1] = __float_as_uint(s[2]), w.r[4 * c + 2] = __float_as_uint(s[1]),
+          w.r[4 * c + 3] = __float_as_uint(s[3]);
 }
 template <Math X> __device__ __forceinline__ void set_weights(Weights16<X>& w, const float (&s0)[4], const float (&s1)[4]) {
-  // Columns 2t and 2t+1 become elements t and t+4 of the summed index; Values8 pairs its rows likewise.
-  w.r[0] = __float_as_uint(s0[0]), w.r[1] = __float_as_uint(s0[2]), w.r[2] = __float_as_uint(s0[1]),
-  w.r[3] = __float_as_uint(s0[3]);
-  w.r[4] = __float_as_uint(s1[0]), w.r[5] = __float_as_uint(s1[2]), w.r[6] = __float_as_uint(s1[1]),
-  w.r[7] = __float_as_uint(s1[3]);
+  set_weights(w, 0, s0), set_weights(w, 1, s1);
 }
-/// 16 streamed rows of 8 columns. bf16: r[i] = rows (8i + 2t, 8i + 2t + 1) of column g; else r[2i], r[2i + 1] are those two rows.
-template <Math X> struct Values8 { uint32_t r[X == Math::bf16 ? 2 : 4]; };
-/// acc += w v.
+/// 16 streamed rows of 8 columns. bf16: r[i] = rows (8i + 2t, 8i + 2t + 1) of column g; else r[2i], r[2i + 1] are those two rows,
+/// in f32 split, by split_values or in a table.
+template <Math X> struct Values8 {
+  uint32_t r[X == Math::bf16 ? 2 : 4];
+  uint32_t lo[kLowWords<X, 4>];
+};
+template <Math X> __device__ __forceinline__ void split_values(Values8<X>& v) {
+  if constexpr (X == Math::f32) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) split_tf32(v.r[i], v.r[i], v.lo[i]);
+  }
+}
+/// acc += w v. In f32 sums leave the unit, which truncates when it adds, every 16 rows.
 template <Math X> __device__ __forceinline__ void add_weighted(float (&acc)[4], const Weights16<X>& w, const Values8<X>& v) {
   if constexpr (X == Math::bf16) {
     mma_bf16_k16(acc, w.r, v.r[0], v.r[1], acc);
@@ -169,22 +198,21 @@ template <Math X> __device__ __forceinline__ void add_weighted(float (&acc)[4], 
       mma_tf32_k8(acc, left, tf32_nearest(v.r[2 * i]), tf32_nearest(v.r[2 * i + 1]), acc);
     }
   } else {
-    float part[4] = {0, 0, 0, 0}, small[4] = {0, 0, 0, 0};
-    uint32_t hi[8], lo[8], bh[4], bl[4];
-#pragma unroll
-    for (int j = 0; j < 8; ++j) split_tf32(w.r[j], hi[j], lo[j]);
-#pragma unroll
-    for (int j = 0; j < 4; ++j) split_tf32(v.r[j], bh[j], bl[j]);
+    float part[4] = {0, 0, 0, 0};
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const uint32_t low[4] = {lo[4 * i], lo[4 * i + 1], lo[4 * i + 2], lo[4 * i + 3]};
-      const uint32_t high[4] = {hi[4 * i], hi[4 * i + 1], hi[4 * i + 2], hi[4 * i + 3]};
-      mma_tf32_k8(small, low, bh[2 * i], bh[2 * i + 1], small);
-      mma_tf32_k8(small, high, bl[2 * i], bl[2 * i + 1], small);
-      mma_tf32_k8(part, high, bh[2 * i], bh[2 * i + 1], part);
+      const uint32_t high[4] = {w.r[4 * i], w.r[4 * i + 1], w.r[4 * i + 2], w.r[4 * i + 3]};
+      const uint32_t low[4] = {tf32_remainder(high[0]), tf32_remainder(high[1]), tf32_remainder(high[2]), tf32_remainder(high[3])};
+      mma_tf32_k8(part, low, v.r[2 * i], v.r[2 * i + 1], part);
+      mma_tf32_k8(part, high, v.lo[2 * i], v.lo[2 * i + 1], part);
     }
 #pragma unroll
-    for (int j = 0; j < 4; ++j) acc[j] += part[j] + small[j];
+    for (int i = 0; i < 2; ++i) {
+      const uint32_t high[4] = {w.r[4 * i], w.r[4 * i + 1], w.r[4 * i + 2], w.r[4 * i + 3]};
+      mma_tf32_k8(part, high, v.r[2 * i], v.r[2 * i + 1], part);
+    }
+#pragma unroll
+    for (int j = 0; j < 4; ++j) acc[j] += part[j];
   }
 }
 
@@ -223,6 +251,28 @@ __device__ __forceinline__ void exp2_weights(Weights16<Math::bf16>& w, const flo
     w.r[2] = exp2_poly_bf16x2(s1[0], s1[1], one), w.r[3] = exp2_poly_bf16x2(s1[2], s1[3], one);
   else
     w.r[2] = pack_bf16(exp2_unit(s1[0]), exp2_unit(s1[1])), w.r[3] = pack_bf16(exp2_unit(s1[2]), exp2_unit(s1[3]));
+}
+
+/// Of columns 8c .. 8c + 7: e = 2^s, and w = e x; s and x are used up, and x is w in f32.
+template <int kPoly>
+__device__ __forceinline__ void weigh(Weights16<Math::bf16>& e, Weights16<Math::bf16>& w, int c, float (&s)[4], float (&x)[4],
+                                      uint32_t one) {
+  if (c < kPoly) {
+    e.r[2 * c] = exp2_poly_bf16x2(s[0], s[1], one), e.r[2 * c + 1] = exp2_poly_bf16x2(s[2], s[3], one);
+    w.r[2 * c] = fma_bf16x2(e.r[2 * c], pack_bf16(x[0], x[1]), 0x80008000u);
+    w.r[2 * c + 1] = fma_bf16x2(e.r[2 * c + 1], pack_bf16(x[2], x[3]), 0x80008000u);
+  } else {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) s[i] = exp2_unit(s[i]), x[i] *= s[i];
+    e.r[2 * c] = pack_bf16(s[0], s[1]), e.r[2 * c + 1] = pack_bf16(s[2], s[3]);
+    w.r[2 * c] = pack_bf16(x[0], x[1]), w.r[2 * c + 1] = pack_bf16(x[2], x[3]);
+  }
+}
+template <int kPoly, Math X>
+__device__ __forceinline__ void weigh(Weights16<X>& e, Weights16<X>& w, int c, float (&s)[4], float (&x)[4], uint32_t) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) s[i] = exp2_unit(s[i]), x[i] *= s[i];
+  set_weights(e, c, s), set_weights(w, c, x);
 }
 
 __device__ __forceinline__ float quad_max(float x) {
@@ -317,5 +367,13 @@ __device__ __forceinline__ void follow_largest(float (&s)[2][4], int half, const
 /// Scores (in powers of two) below this magnitude need no origin: every weight, sum of up to 2^24 weights and quotient of sums
 /// stays a normal f32 and bf16 number.
 inline constexpr float kSafeScore = 56.0f;
+
+/// Whether every score of a head is a safe exponent. Every thread of the block must call it.
+__device__ __forceinline__ bool all_safe(const float* part_bound, int n_bounds, bool dropout) {
+  bool unsafe = dropout;
+  for (int i = static_cast<int>(threadIdx.x); i < n_bounds; i += static_cast<int>(blockDim.x))
+    unsafe = unsafe || !(part_bound[i] <= kSafeScore);
+  return !__syncthreads_or(unsafe);
+}
 
 }  // namespace flare

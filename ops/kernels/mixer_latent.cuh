@@ -70,12 +70,14 @@ __device__ __forceinline__ bool latent_block(const LatentArgs<X>& a) {
             load_latent<X, DP>(y, a.dz + bh * a.M * a.D, m, M, a.D, t, 1.0f);
 #pragma unroll
         for (int e = 0; e < DP / 4; ++e) eps = fmaf(x[e], y[e], eps);
-        const float f = kHasRest<X> && m < M ? 1.0f / a.rest_encode[bh * a.M + m] : 1.0f;  // 2^-lse is 2^-rounded / rest
+        const float lse = m < M ? kLog2e * a.lse_encode[bh * a.M + m] : 0.0f;
+        float f = kHasRest<X> && m < M ? 1.0f / a.rest_encode[bh * a.M + m] : 1.0f;  // 2^-lse is 2^-rounded / rest
+        if constexpr (!kSlow) f *= exp2_unit(-lse);
 #pragma unroll
         for (int e = 0; e < DP / 4; ++e) y[e] *= f;
         pack_row(z[i], half, x), pack_row(dz[i], half, y);
         sum[i][2 * half] = sum[i][2 * half + 1] = -f * quad_sum(eps);
-        origin[i][half] = m < M ? kLog2e * a.lse_encode[bh * a.M + m] : 0.0f;
+        origin[i][half] = lse;
       }
     }
   const uint32_t nothing = static_cast<uint32_t>(a.D) >> 16, one = a.one;
@@ -124,6 +126,14 @@ __device__ __forceinline__ bool latent_block(const LatentArgs<X>& a) {
     const auto columns = [&](int r, Cols8<X, DP>(&k)[2]) {
       read_row<X, DP>(k[0].r, tile.k + (r + g) * Tile::kKeyStride, t),
           read_row<X, DP>(k[1].r, tile.k + (r + 8 + g) * Tile::kKeyStride, t);
+      if constexpr (P != LatentPass::dq) keys.see(k[0].r), keys.see(k[1].r);
+      split_cols<true>(k[0]), split_cols<true>(k[1]);
+    };
+    const auto values = [&](int r, Values8<X>(&u)[J], bool split) {
+      load_values<X, DP, Tile::kOtherStride>(u, tile.first + r * Tile::kOtherStride, lane);
+#pragma unroll
+      for (int j = 0; j < J; ++j)
+        if (split) split_values(u[j]);
     };
     const auto minus_lse = [&](int r, float(&init)[2][4]) {
 #pragma unroll
@@ -137,7 +147,7 @@ __device__ __forceinline__ bool latent_block(const LatentArgs<X>& a) {
       for (int r = 16 * wt; r < count; r += 16 * warps_t) {
         Cols8<X, DP> k[2];
         columns(r, k);
-        dq_step<X, DP, MT>(acc, q, z, dz, sum, origin, k, tile, a.dropout, bh, m0, r0, r, lane);
+        dq_step<X, DP, MT, kPoly, kSlow>(acc, q, z, dz, sum, origin, k, tile, a.dropout, bh, m0, r0, r, one, lane);
       }
     } else if constexpr (!kSlow) {
 #pragma unroll 1
@@ -145,8 +155,7 @@ __device__ __forceinline__ bool latent_block(const LatentArgs<X>& a) {
         Cols8<X, DP> k[2];
         Values8<X> u[J];
         columns(r, k);
-        load_values<X, DP, Tile::kOtherStride>(u, tile.first + r * Tile::kOtherStride, lane);
-        keys.see(k[0].r), keys.see(k[1].r);
+        values(r, u, P == LatentPass::encode);
         if constexpr (P == LatentPass::encode) {
           encode_step<X, DP, MT, kPoly>(acc, sum, q, k, u, tile.live + r, one, t);
         } else {
@@ -161,8 +170,7 @@ __device__ __forceinline__ bool latent_block(const LatentArgs<X>& a) {
         Cols8<X, DP> k[2];
         Values8<X> u[J];
         columns(r, k);
-        load_values<X, DP, Tile::kOtherStride>(u, tile.first + r * Tile::kOtherStride, lane);
-        keys.see(k[0].r), keys.see(k[1].r);
+        values(r, u, true);
         if constexpr (P == LatentPass::encode) {
           encode_step_slow<X, DP, MT>(acc, sum, origin, q, k, u, tile.live + r, a.dropout, bh, m0, r0 + r, lane);
         } else {
@@ -238,7 +246,11 @@ template <Math X, int DP, LatentPass P, int kPoly>
 __global__ void __launch_bounds__(kLatentThreads, kLatentBlocks<X, DP, P>)
     latent_pass_kernel(const __grid_constant__ LatentArgs<X> a) {
   if constexpr (P == LatentPass::dq) {
-    latent_block<X, DP, P, kPoly, false>(a);
+    const int64_t bh = blockIdx.z * a.H + blockIdx.x % a.H;
+    if (all_safe(a.part_bound + bh * a.n_bounds, a.n_bounds, a.dropout.on()))
+      latent_block<X, DP, P, kPoly, false>(a);
+    else
+      latent_block_slow<X, DP, P>(a);
   } else {
     if (a.dropout.on() || !latent_block<X, DP, P, kPoly, false>(a)) latent_block_slow<X, DP, P>(a);
   }

@@ -21,8 +21,9 @@ template <Math X> struct LatentArgs {
   const float *rest_encode = nullptr, *rest_decode = nullptr;  // f32: [B,H,M], [B,H,N]; see MixerArgs
   float* rest_out = nullptr;                                   // f32 encode with one chunk
   float* lse_out = nullptr;                                    // encode with one chunk: part is z and this [B,H,M]
-  float* part_bound = nullptr;                                 // [B,H,chunk,block of latents]: no |score| is larger
+  float* part_bound = nullptr;                                 // [B,H,chunk,block of latents]: no |score| is larger; dq reads it
   int64_t H = 1, M = 0, N = 0, n_blocks_m = 1;
+  int n_bounds = 1;                 // dq: of part_bound, per head
   int n_chunks = 1, tile_rows = 0;  // blocks that share a head's tokens, and how many tokens they take at a time
   int D = 0, warps_m = 1;
   float scale = 1;
@@ -143,7 +144,7 @@ __device__ __forceinline__ void encode_step(float (&acc)[MT][DP / 8][4], float (
     for (int i = 0; i < MT; ++i) {
       float s[2][4];
       Weights16<X> w;
-      scores(s[0], q[i], k[0]), scores(s[1], q[i], k[1]);
+      scores<X, DP, false>(s[0], q[i], k[0]), scores<X, DP, false>(s[1], q[i], k[1]);
       exp2_weights<kPoly>(w, s[0], s[1], one);
       add_weighted(sum[i], w, ones);
 #pragma unroll
@@ -155,7 +156,7 @@ __device__ __forceinline__ void encode_step(float (&acc)[MT][DP / 8][4], float (
     for (int i = 0; i < MT; ++i) {
       float s[2][4];
       Weights16<X> w;
-      scores(s[0], q[i], k[0]), scores(s[1], q[i], k[1]);
+      scores<X, DP, false>(s[0], q[i], k[0]), scores<X, DP, false>(s[1], q[i], k[1]);
 #pragma unroll
       for (int e = 0; e < 4; ++e) s[0][e] = exp2_unit(s[0][e]), s[1][e] = exp2_unit(s[1][e]);
 #pragma unroll
@@ -196,7 +197,7 @@ __device__ __forceinline__ void encode_step_slow(float (&acc)[MT][DP / 8][4], fl
   for (int i = 0; i < MT; ++i) {
     float s[2][4];
     Weights16<X> w;
-    scores(s[0], q[i], k[0]), scores(s[1], q[i], k[1]);
+    scores<X, DP, false>(s[0], q[i], k[0]), scores<X, DP, false>(s[1], q[i], k[1]);
 #pragma unroll
     for (int half = 0; half < 2; ++half) follow_largest(s, half, l, origin[i][half], sum[i], acc[i]);
     set_weights(w, s[0], s[1]);
@@ -224,23 +225,35 @@ template <Math X> __device__ __forceinline__ void column_factors(float (&f)[4], 
 #pragma unroll
   for (int c = 0; c < 4; ++c) f[c] = kHasRest<X> ? __fdividef(1.0f, fmaxf(rest[c / 2 * 8 + 2 * t + c % 2], 1e-30f)) : 1.0f;
 }
-/// Gradient of the latents, 16 tokens: dz += 2^(s - lse) g. init holds -lse of each column.
+/// Gradient of the latents, 16 tokens, every score safe: dz += 2^(s - lse) g. init holds -lse of each column; in f32 it goes into
+/// g, exactly.
 template <Math X, int DP, int MT, int kPoly>
 __device__ __forceinline__ void dz_step(float (&acc)[MT][DP / 8][4], const Rows16<X, DP> (&q)[MT], const Cols8<X, DP> (&k)[2],
-                                        const Values8<X> (&g)[DP / 8], const float (&init)[2][4], const float* rest, uint32_t one,
+                                        Values8<X> (&g)[DP / 8], const float (&init)[2][4], const float* rest, uint32_t one,
                                         int t) {
-  float f[4];
-  column_factors<X>(f, rest, t);
+  if constexpr (X != Math::bf16) {
+    float f[4];
+    column_factors<X>(f, rest, t);
+#pragma unroll
+    for (int c = 0; c < 4; ++c) f[c] *= exp2_unit(init[c / 2][c % 2]);
+#pragma unroll
+    for (int j = 0; j < DP / 8; ++j) {
+#pragma unroll
+      for (int c = 0; c < 4; ++c) g[j].r[c] = __float_as_uint(f[c] * __uint_as_float(g[j].r[c]));
+      split_values(g[j]);
+    }
+  }
 #pragma unroll
   for (int i = 0; i < MT; ++i) {
     float s[2][4];
     Weights16<X> w;
-    scores(s[0], q[i], k[0], init[0]), scores(s[1], q[i], k[1], init[1]);
     if constexpr (X == Math::bf16) {
+      scores<X, DP, false>(s[0], q[i], k[0], init[0]), scores<X, DP, false>(s[1], q[i], k[1], init[1]);
       exp2_weights<kPoly>(w, s[0], s[1], one);
     } else {
+      scores<X, DP, false>(s[0], q[i], k[0]), scores<X, DP, false>(s[1], q[i], k[1]);
 #pragma unroll
-      for (int e = 0; e < 4; ++e) s[0][e] = f[e % 2] * exp2_unit(s[0][e]), s[1][e] = f[2 + e % 2] * exp2_unit(s[1][e]);
+      for (int e = 0; e < 4; ++e) s[0][e] = exp2_unit(s[0][e]), s[1][e] = exp2_unit(s[1][e]);
       set_weights(w, s[0], s[1]);
     }
 #pragma unroll
@@ -258,9 +271,12 @@ __device__ __forceinline__ void dz_step_slow(float (&acc)[MT][DP / 8][4], const 
   for (int i = 0; i < MT; ++i) {
     float s[2][4];
     Weights16<X> w;
-    scores(s[0], q[i], k[0], init[0]), scores(s[1], q[i], k[1], init[1]);
+    scores<X, DP, false>(s[0], q[i], k[0]), scores<X, DP, false>(s[1], q[i], k[1]);
 #pragma unroll
-    for (int e = 0; e < 4; ++e) s[0][e] = f[e % 2] * exp2_unit(s[0][e]), s[1][e] = f[2 + e % 2] * exp2_unit(s[1][e]);
+    for (int e = 0; e < 4; ++e) {
+      s[0][e] = f[e % 2] * exp2_unit(s[0][e] + init[0][e]);
+      s[1][e] = f[2 + e % 2] * exp2_unit(s[1][e] + init[1][e]);
+    }
     if (dropout.on()) drop_latent_rows(s, dropout, bh, m0 + 16 * i, n, lane, 1);
     set_weights(w, s[0], s[1]);
 #pragma unroll
@@ -268,57 +284,86 @@ __device__ __forceinline__ void dz_step_slow(float (&acc)[MT][DP / 8][4], const 
   }
 }
 
+/// A row's share of a thread times a factor.
+template <Math X, int DP> __device__ __forceinline__ void scale_cols(Cols8<X, DP>& c, float factor) {
+  float x[DP / 4];
+  unpack_row<X, DP>(c.r, x);
+#pragma unroll
+  for (int w = 0; w < kWords<X, DP> / 2; ++w)
+    c.r[w] = X == Math::bf16 ? pack_bf16(factor * x[2 * w % (DP / 4)], factor * x[(2 * w + 1) % (DP / 4)])
+                             : __float_as_uint(factor * x[w % (DP / 4)]);
+}
 /// Gradient of the queries, 16 tokens: dq += W k with W = P (g.z - delta) + A (v.dz - eps). minus_eps and lse belong to the rows.
-template <Math X, int DP, int MT>
+/// Every score safe: W = 2^s (g'.z - delta' + v.dz' - eps'), the factors 2^-lse gone into g, delta, dz and eps.
+template <Math X, int DP, int MT, int kPoly, bool kSlow>
 __device__ __forceinline__ void dq_step(float (&acc)[MT][DP / 8][4], const Rows16<X, DP> (&q)[MT], const Rows16<X, DP> (&z)[MT],
                                         const Rows16<X, DP> (&dz)[MT], const float (&minus_eps)[MT][4], const float (&lse)[MT][2],
                                         const Cols8<X, DP> (&k)[2], const LatentTile<X, DP, LatentPass::dq>& tile,
-                                        const AttentionDropout& dropout, int64_t bh, int64_t m0, int64_t n0, int r, int lane) {
+                                        const AttentionDropout& dropout, int64_t bh, int64_t m0, int64_t n0, int r, uint32_t one,
+                                        int lane) {
   using Tile = LatentTile<X, DP, LatentPass::dq>;
   const int row_g = lane / 4, t = lane % 4;
   Cols8<X, DP> g[2], v[2];
   Values8<X> values[DP / 8];
-  float decode[2][2], delta[2][2];
+  float decode[2][2], delta[2][2], f[4];
+  column_factors<X>(f, tile.rest + r, t);
 #pragma unroll
   for (int c = 0; c < 2; ++c) {
     read_row<X, DP>(g[c].r, tile.first + (r + 8 * c + row_g) * Tile::kOtherStride, t);
     read_row<X, DP>(v[c].r, tile.second + (r + 8 * c + row_g) * Tile::kOtherStride, t);
+    if constexpr (!kSlow) {
+      const int row = r + 8 * c + row_g;
+      const float rest = kHasRest<X> ? __fdividef(1.0f, fmaxf(tile.rest[row], 1e-30f)) : 1.0f;
+      scale_cols(g[c], rest * exp2_unit(-kLog2e * tile.lse[row]));
+    }
+    split_cols<false>(g[c]), split_cols<false>(v[c]);
 #pragma unroll
-    for (int e = 0; e < 2; ++e)
+    for (int e = 0; e < 2; ++e) {
       decode[c][e] = kLog2e * tile.lse[r + 8 * c + 2 * t + e], delta[c][e] = tile.delta[r + 8 * c + 2 * t + e];
+      if constexpr (!kSlow) delta[c][e] *= f[2 * c + e] * exp2_unit(-decode[c][e]);
+    }
   }
-  float f[4];
-  column_factors<X>(f, tile.rest + r, t);
   load_values<X, DP, Tile::kKeyStride>(values, tile.k + r * Tile::kKeyStride, lane);
 #pragma unroll
+  for (int j = 0; j < DP / 8; ++j) split_values(values[j]);
+#pragma unroll
   for (int i = 0; i < MT; ++i) {
-    float w[2][4];
+    Weights16<X> weights;
+    [[maybe_unused]] Weights16<X> powers;
 #pragma unroll
     for (int c = 0; c < 2; ++c) {
       float s[4], x[4], y[4];
-      scores(s, q[i], k[c]), scores(x, z[i], g[c]), scores(y, dz[i], v[c]);
-      float decode_keep[4] = {1, 1, 1, 1}, encode_keep[4] = {1, 1, 1, 1};
-      if (dropout.on()) {
+      scores<X, DP, false>(s, q[i], k[c]);
+      if constexpr (!kSlow) {
+        const float minus_delta[4] = {-delta[c][0], -delta[c][1], -delta[c][0], -delta[c][1]};
+        scores<X, DP, false, false>(x, z[i], g[c], minus_delta), scores<X, DP, false, false>(y, dz[i], v[c], minus_eps[i]);
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const int64_t row = m0 + 16 * i + 8 * half + row_g, col = n0 + r + 8 * c + 2 * t;
-          const Philox4 bits = dropout.patch(bh, row, col);
+        for (int e = 0; e < 4; ++e) x[e] += y[e];
+        weigh<kPoly>(powers, weights, c, s, x, one);
+      } else {
+        scores<X, DP, false, false>(x, z[i], g[c]), scores<X, DP, false, false>(y, dz[i], v[c]);
+        float decode_keep[4] = {1, 1, 1, 1}, encode_keep[4] = {1, 1, 1, 1};
+        if (dropout.on()) {
 #pragma unroll
-          for (int e = 0; e < 2; ++e) {
-            encode_keep[2 * half + e] = dropout.factor(bits, row, col + e, 0);
-            decode_keep[2 * half + e] = dropout.factor(bits, row, col + e, 1);
+          for (int half = 0; half < 2; ++half) {
+            const int64_t row = m0 + 16 * i + 8 * half + row_g, col = n0 + r + 8 * c + 2 * t;
+            const Philox4 bits = dropout.patch(bh, row, col);
+#pragma unroll
+            for (int e = 0; e < 2; ++e) {
+              encode_keep[2 * half + e] = dropout.factor(bits, row, col + e, 0);
+              decode_keep[2 * half + e] = dropout.factor(bits, row, col + e, 1);
+            }
           }
         }
-      }
 #pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        const float p = exp2_unit(s[e] - decode[c][e % 2]), q_weight = exp2_unit(s[e] - lse[i][e / 2]);
-        w[c][e] =
-            f[2 * c + e % 2] * p * (x[e] * decode_keep[e] - delta[c][e % 2]) + q_weight * (y[e] * encode_keep[e] + minus_eps[i][e]);
+        for (int e = 0; e < 4; ++e) {
+          const float p = exp2_unit(s[e] - decode[c][e % 2]), q_weight = exp2_unit(s[e] - lse[i][e / 2]);
+          x[e] = f[2 * c + e % 2] * p * (x[e] * decode_keep[e] - delta[c][e % 2]) +
+                 q_weight * (y[e] * encode_keep[e] + minus_eps[i][e]);
+        }
+        set_weights(weights, c, x);
       }
     }
-    Weights16<X> weights;
-    set_weights(weights, w[0], w[1]);
 #pragma unroll
     for (int j = 0; j < DP / 8; ++j) add_weighted(acc[i][j], weights, values[j]);
   }

@@ -2,10 +2,11 @@
 /// Host side of the mixer's tensor-core passes: how the work is cut, and the launches in order.
 #include "core/tensor.h"
 #include "ops/kernels/flare_mixer.h"
+#include "ops/kernels/mixer_decode.cuh"
+#include "ops/kernels/mixer_dkv.cuh"
 #include "ops/kernels/mixer_latent.cuh"
 #include "ops/kernels/mixer_merge.cuh"
 #include "ops/kernels/mixer_pack.cuh"
-#include "ops/kernels/mixer_token.cuh"
 
 namespace flare {
 
@@ -17,7 +18,7 @@ inline int64_t shared_bytes_per_block() {
     int device = 0, value = 0;
     cuda_check(cudaGetDevice(&device), "mixer");
     cuda_check(cudaDeviceGetAttribute(&value, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), "mixer");
-    return static_cast<int64_t>(value);
+    return static_cast<int64_t>(value) - 512;  // for what kernels declare themselves
   }();
   return bytes;
 }
@@ -83,27 +84,51 @@ template <int DP, class T> void merge_dq(const Tensor& part, const MixerGradArgs
   launch_merge<DP>("mixer merge of dq", g, stream);
 }
 /// Shared memory of a token pass beside its tables: the rings, and for dkv_dq a sum of dq per warp.
-template <Math X, int DP, TokenPass P> int64_t token_fixed_bytes(int64_t padded_latents) {
-  constexpr int64_t kRings = kTokenWarps<X, DP, P> * kRingStage < X, DP, P == TokenPass::decode ? 1 : 4,
-                    kTokenTiles<X, DP, P> * 16 >
-      ;
-  return kRings + (P == TokenPass::dkv_dq ? kTokenWarps<X, DP, P> * padded_latents * DP * 4 : 0);
+template <Math X, int DP, TokenPass P> int64_t token_fixed_bytes(int64_t warps, int64_t padded_latents) {
+  constexpr int64_t kRing = kRingStage < X, DP, P == TokenPass::decode ? 1 : 4, kTokenTiles<X, DP, P> * 16 > ;
+  return warps * (kRing + (P == TokenPass::dkv_dq ? padded_latents * DP * 4 : 0));
 }
-/// Cuts N into chunks, and the latents into tables that fit beside `fixed` bytes.
-template <Math X, int DP, TokenPass P> int64_t plan_token_pass(TokenArgs<X>& a, int64_t B) {
-  const int64_t padded = (a.M + 15) / 16 * 16, per_16 = kTables<P> * 32 * kWords<X, DP> * 4 + (P == TokenPass::decode ? 0 : 16 * 8);
-  const int64_t fixed = token_fixed_bytes<X, DP, P>(padded);
+/// How a token pass is cut.
+struct TokenPlan {
+  int64_t warps, bytes;  // of a block; shared memory
+};
+template <Math X, int DP, TokenPass P> int64_t bytes_per_16_latents() {
+  return kTables<P> * 32 * kTableWords<X, DP> * 4 + (P == TokenPass::decode ? 0 : 16 * 8);
+}
+/// Warps of a block: half as many as long as there are fewer than two blocks for each multiprocessor.
+template <Math X, int DP, TokenPass P> int64_t token_warps(int64_t heads, int64_t N) {
+  int64_t warps = kTokenWarps<X, DP, P>;
+  const auto blocks = [&] { return heads * ((N + warps * kTokenTiles<X, DP, P> * 16 - 1) / (warps * kTokenTiles<X, DP, P> * 16)); };
+  while (warps > 1 && blocks() < 2 * kBlocksAtOnce) warps /= 2;
+  return warps;
+}
+/// Cuts N into chunks, and `latents` of the latents into tables that fit beside what else needs shared memory.
+template <Math X, int DP, TokenPass P> TokenPlan plan_token_pass(TokenArgs<X>& a, int64_t B, int64_t latents) {
+  const int64_t padded = (latents + 15) / 16 * 16, per_16 = bytes_per_16_latents<X, DP, P>();
+  const int64_t warps = token_warps<X, DP, P>(B * a.H, a.N), fixed = token_fixed_bytes<X, DP, P>(warps, padded);
   int64_t steps = std::min(padded / 16, (shared_bytes_per_block() - fixed) / per_16);
   a.table_latents = static_cast<int>(16 * std::max<int64_t>(steps, 1));
-  constexpr int64_t kTile = kTokenTiles<X, DP, P> * kTokenWarps<X, DP, P> * 16;
-  const int64_t wanted = balanced_chunks(B * a.H, kTokenBlocks<X, DP, P> * kBlocksAtOnce, (a.N + kTile - 1) / kTile);
+  const int64_t tile = kTokenTiles<X, DP, P> * warps * 16;
+  const int64_t wanted = balanced_chunks(B * a.H, kTokenBlocks<X, DP, P> * kBlocksAtOnce, (a.N + tile - 1) / tile);
   a.n_chunks = static_cast<int>(wanted);
-  return a.table_latents / 16 * per_16 + fixed;
+  return {warps, a.table_latents / 16 * per_16 + fixed};
+}
+
+/// How many latents a launch of dkv_dq should take: all, or half of them, a multiple of 16, if its tables and sums have room for
+/// those; 0 if not.
+template <Math X, int DP> int64_t latents_with_dq(int64_t heads, int64_t M, int64_t N) {
+  constexpr TokenPass kPass = TokenPass::dkv_dq;
+  const int64_t warps = token_warps<X, DP, kPass>(heads, N), room = shared_bytes_per_block() / kTokenBlocks<X, DP, kPass>;
+  for (const int64_t parts : {1, 2}) {
+    const int64_t range = ((M + parts - 1) / parts + 15) / 16 * 16;
+    if (token_fixed_bytes<X, DP, kPass>(warps, range) + range / 16 * bytes_per_16_latents<X, DP, kPass>() <= room) return range;
+  }
+  return 0;
 }
 
 /// Makes the tables and the stats; the tensor owns both.
 template <Math X, int DP, TokenPass P> Tensor pack_latents(PackArgs& a, int64_t B, Stream& stream) {
-  const int64_t steps = (a.M + 15) / 16, words = B * a.H * steps * kTables<P> * 32 * kWords<X, DP>;
+  const int64_t steps = (a.M + 15) / 16, words = B * a.H * steps * kTables<P> * 32 * kTableWords<X, DP>;
   const Tensor tables = device_floats(words + B * a.H * steps * 16 * 2);
   a.tables = reinterpret_cast<uint32_t*>(tables.data<float>()), a.stats = reinterpret_cast<float2*>(tables.data<float>() + words);
   launch(
@@ -112,9 +137,9 @@ template <Math X, int DP, TokenPass P> Tensor pack_latents(PackArgs& a, int64_t 
       stream, a);
   return tables;
 }
-template <Math X, int DP, TokenPass P> LaunchShape token_shape(const TokenArgs<X>& a, int64_t B, int64_t bytes) {
+template <Math X> LaunchShape token_shape(const TokenArgs<X>& a, int64_t B, const TokenPlan& plan) {
   return {dim3(static_cast<unsigned>(a.H), static_cast<unsigned>(a.n_chunks), static_cast<unsigned>(B)),
-          dim3(32 * kTokenWarps<X, DP, P>), bytes};
+          dim3(static_cast<unsigned>(32 * plan.warps)), plan.bytes};
 }
 
 template <Math X> void mixer_forward(const MixerArgs<Token<X>>& m, Stream& stream) {
@@ -147,9 +172,8 @@ template <Math X> void mixer_forward(const MixerArgs<Token<X>>& m, Stream& strea
     pack.M = m.M, pack.H = static_cast<int>(m.H), pack.D = e.D;
     const Tensor tables = pack_latents<X, DP, TokenPass::decode>(pack, m.B, stream);
     d.tables = pack.tables;
-    const int64_t bytes = plan_token_pass<X, DP, TokenPass::decode>(d, m.B);
-    launch("mixer decode", mixer_decode_kernel < X, DP, X == Math::bf16 ? 1 : 0 >,
-           token_shape<X, DP, TokenPass::decode>(d, m.B, bytes), stream, d);
+    const TokenPlan plan = plan_token_pass<X, DP, TokenPass::decode>(d, m.B, m.M);
+    launch("mixer decode", mixer_decode_kernel < X, DP, X == Math::bf16 ? 1 : 0 >, token_shape(d, m.B, plan), stream, d);
   });
 }
 
@@ -190,28 +214,31 @@ template <Math X> void mixer_backward(const MixerGradArgs<Token<X>>& m, Stream& 
     d.k = m.k, d.v = m.v, d.g = m.g, d.y = m.y, d.dk = m.dk, d.dv = m.dv, d.mask = m.mask,
     d.lse_decode = const_cast<float*>(m.lse_decode), d.rest_decode = const_cast<float*>(m.rest_decode);
     d.H = m.H, d.M = m.M, d.N = m.N, d.D = e.D, d.dropout = m.dropout;
-    [[maybe_unused]] const int64_t padded = (m.M + 15) / 16 * 16;
-    if constexpr (X == Math::bf16) {
-      if (token_fixed_bytes<X, DP, TokenPass::dkv_dq>(padded) +
-              padded / 16 * (kTables<TokenPass::dkv_dq> * 32 * kWords<X, DP> * 4 + 128) <=
-          shared_bytes_per_block() / kTokenBlocks<X, DP, TokenPass::dkv_dq>) {
-        const int64_t bytes = plan_token_pass<X, DP, TokenPass::dkv_dq>(d, m.B);
+    d.last = m.M;
+    if constexpr (kTurns<X, DP>) {
+      constexpr TokenPass kPass = TokenPass::dkv_dq;
+      const int64_t range = latents_with_dq<X, DP>(heads, m.M, m.N), launches = range > 0 ? (m.M + range - 1) / range : 0;
+      if (launches == 1 || (launches == 2 && X != Math::bf16)) {  // dk and dv in bf16 are not rounded twice
+        const TokenPlan plan = plan_token_pass<X, DP, kPass>(d, m.B, range);
         const Tensor part = device_floats(heads * d.n_chunks * m.M * m.D);
         d.part = part.data<float>();
-        launch("mixer dk, dv, dq", mixer_dkv_kernel<X, DP, TokenPass::dkv_dq, 1>,
-               token_shape<X, DP, TokenPass::dkv_dq>(d, m.B, bytes), stream, d);
+        for (d.first = 0; d.first < m.M; d.first += range) {
+          d.last = std::min(d.first + range, m.M);
+          launch("mixer dk, dv, dq", mixer_dkv_kernel < X, DP, kPass, X == Math::bf16 ? 1 : 0 >, token_shape(d, m.B, plan), stream,
+                 d);
+        }
         merge_dq<DP>(part, m, d.n_chunks, stream);
         return;
       }
     }
     const Tensor delta = device_floats(heads * m.N);
     d.delta = delta.data<float>();
-    const int64_t bytes = plan_token_pass<X, DP, TokenPass::dkv>(d, m.B);
-    launch("mixer dk, dv", mixer_dkv_kernel < X, DP, TokenPass::dkv, X == Math::bf16 ? 1 : 0 >,
-           token_shape<X, DP, TokenPass::dkv>(d, m.B, bytes), stream, d);
+    const TokenPlan plan = plan_token_pass<X, DP, TokenPass::dkv>(d, m.B, m.M);
+    launch("mixer dk, dv", mixer_dkv_kernel < X, DP, TokenPass::dkv, X == Math::bf16 ? 1 : 0 >, token_shape(d, m.B, plan), stream,
+           d);
     plan_latent_pass<X, DP, LatentPass::dq>(e, m.B);
     const Tensor part = device_floats(heads * e.n_chunks * m.M * m.D);
-    e.delta = d.delta, e.part = part.data<float>(), e.part_bound = nullptr;
+    e.delta = d.delta, e.part = part.data<float>(), e.n_bounds = static_cast<int>(n_bounds);
     launch_latent_pass<X, DP, LatentPass::dq>("mixer dq", e, m.B, stream);
     merge_dq<DP>(part, m, e.n_chunks, stream);
   });

@@ -20,27 +20,28 @@ struct PackArgs {
 };
 
 /// Tables of one head. decode: scores of q, values of z. dkv: scores and values of q, scores of z, scores and values of dz; stats
-/// are (lse, eps = dz.z) of each latent in powers of two. Where every score is safe and the precision is bf16, dz carries 2^-lse
-/// and stats the bits of -eps 2^-lse in two parts, as the fast path of mixer_dkv_kernel wants them. q carries scale * log2(e).
+/// are (lse, eps = dz.z) of each latent in powers of two. Where every score is safe, dz carries 2^-lse and stats hold -eps 2^-lse
+/// (in bf16 the bits of two parts of it), as the fast path of mixer_dkv_kernel wants them. q carries scale, for scores
+/// times log2(e).
 /// Grid: (blocks of 16 latents, h, b); a thread makes a few words.
 template <Math X, int DP, TokenPass P> __global__ void __launch_bounds__(kPackThreads) pack_latents_kernel(const PackArgs a) {
-  constexpr int W = kWords<X, DP>, K = W / (DP / 8), kStep = 32 * W;
+  constexpr int W = kWords<X, DP>, K = W / (DP / 8), kWide = kTableWords<X, DP>, kStep = 32 * kWide;
   const int step = static_cast<int>(blockIdx.x), steps = static_cast<int>(gridDim.x), h = static_cast<int>(blockIdx.y);
   const int64_t bh = static_cast<int64_t>(blockIdx.z) * a.H + h, head = bh * a.M * a.D;
   const float *q = a.q + blockIdx.z * a.q_batch + h * a.M * a.D, *z = a.z + head,
               *dz = P == TokenPass::decode ? nullptr : a.dz + head;
-  const bool fast = P != TokenPass::decode && all_safe(a.part_bound + bh * a.n_bounds, a.n_bounds, a.dropout) && X == Math::bf16;
+  const bool fast = P != TokenPass::decode && all_safe(a.part_bound + bh * a.n_bounds, a.n_bounds, a.dropout);
   const auto at = [&](int table, int64_t m, int d) {
     if (m >= a.M || d >= a.D) return 0.0f;
     if (P == TokenPass::decode) return table == 0 ? a.scale * kLog2e * q[m * a.D + d] : z[m * a.D + d];
-    if (table <= 1) return a.scale * kLog2e * q[m * a.D + d];
+    if (table <= 1) return a.scale * (table == 0 ? kLog2e : 1.0f) * q[m * a.D + d];
     if (table == 2) return z[m * a.D + d];
-    if constexpr (kHasRest<X>) return dz[m * a.D + d] / a.rest_encode[bh * a.M + m];
-    return fast ? dz[m * a.D + d] * exp2f(-kLog2e * a.lse_encode[bh * a.M + m]) : dz[m * a.D + d];
+    const float x = kHasRest<X> ? dz[m * a.D + d] / a.rest_encode[bh * a.M + m] : dz[m * a.D + d];
+    return fast ? x * exp2f(-kLog2e * a.lse_encode[bh * a.M + m]) : x;
   };
   uint32_t* out = a.tables + bh * kTables<P> * steps * kStep;
-  for (int i = static_cast<int>(threadIdx.x); i < kTables<P> * kStep; i += kPackThreads) {
-    const int table = i / kStep, w = i % W, lane = i / W % 32, g = lane / 4, t = lane % 4;
+  for (int i = static_cast<int>(threadIdx.x); i < kTables<P> * 32 * W; i += kPackThreads) {
+    const int table = i / (32 * W), w = i % W, lane = i / W % 32, g = lane / 4, t = lane % 4;
     const bool values = P == TokenPass::decode ? table == 1 : table == 1 || table == 4;
     float x0, x1 = 0;
     if (values) {
@@ -54,7 +55,10 @@ template <Math X, int DP, TokenPass P> __global__ void __launch_bounds__(kPackTh
       x0 = at(table, m, element_dim<X, DP>(t, X == Math::bf16 ? 2 * e : e));
       if (X == Math::bf16) x1 = at(table, m, element_dim<X, DP>(t, 2 * e + 1));
     }
-    out[(table * steps + step) * kStep + table_word<W>(0, lane, w)] = X == Math::bf16 ? pack_bf16(x0, x1) : __float_as_uint(x0);
+    uint32_t* to = out + (table * steps + step) * kStep;
+    uint32_t word = X == Math::bf16 ? pack_bf16(x0, x1) : __float_as_uint(x0);
+    if constexpr (kSplitTables<X, DP>) split_tf32(word, word, to[table_word<kWide>(0, lane, W + w)]);
+    to[table_word<kWide>(0, lane, w)] = word;
   }
   if (P != TokenPass::decode && threadIdx.x < 16) {
     const int64_t m = 16 * step + threadIdx.x;
@@ -63,7 +67,8 @@ template <Math X, int DP, TokenPass P> __global__ void __launch_bounds__(kPackTh
     for (int d = 0; m < a.M && d < a.D; ++d) eps = fmaf(z[m * a.D + d], dz[m * a.D + d], eps);
     if constexpr (kHasRest<X>) eps = m < a.M ? eps / a.rest_encode[bh * a.M + m] : 0.0f;
     const float e = -eps * exp2f(-lse), rounded = bf16_low(pack_bf16(e, 0.0f));
-    a.stats[bh * steps * 16 + m] = fast ? make_float2(__uint_as_float(pack_bf16(e, e - rounded)), 0.0f) : make_float2(lse, eps);
+    const float fast_eps = X == Math::bf16 ? __uint_as_float(pack_bf16(e, e - rounded)) : e;
+    a.stats[bh * steps * 16 + m] = fast ? make_float2(fast_eps, 0.0f) : make_float2(lse, eps);
   }
 }
 

@@ -54,6 +54,12 @@ __device__ __forceinline__ uint32_t transpose_8x8(uint32_t x) {
   asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(y) : "r"(x));
   return y;
 }
+/// The same of an 8x8 f32 matrix, its halves turned one after the other.
+__device__ __forceinline__ void transpose_8x8(float& x0, float& x1) {
+  const uint32_t a = __float_as_uint(x0), b = __float_as_uint(x1);
+  const uint32_t low = transpose_8x8(__byte_perm(a, b, 0x5410)), high = transpose_8x8(__byte_perm(a, b, 0x7632));
+  x0 = __uint_as_float(__byte_perm(low, high, 0x5410)), x1 = __uint_as_float(__byte_perm(low, high, 0x7632));
+}
 
 /// 16 bytes from global to shared memory without registers; `live` false writes zeros and reads nothing. The whole line comes to
 /// the second-level cache: the other heads of a row are about to be read.
@@ -68,10 +74,20 @@ __device__ __forceinline__ void copy_async_4(void* shared, const void* global, b
                "l"(global), "r"(live ? 4 : 0)
                : "memory");
 }
+/// Asks for a line to be in the second-level cache soon.
+__device__ __forceinline__ void prefetch(const void* global) { asm volatile("prefetch.global.L2 [%0];" ::"l"(global)); }
 __device__ __forceinline__ void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 /// Waits until at most `Pending` of this thread's committed groups are unfinished.
 template <int Pending> __device__ __forceinline__ void copy_async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");
+}
+
+/// Two or four words at once. The compiler takes a vector store apart where its operands do not happen to be neighbours.
+__device__ __forceinline__ void store_words(void* to, uint32_t a, uint32_t b) {
+  asm volatile("st.global.v2.b32 [%0], {%1, %2};" ::"l"(to), "r"(a), "r"(b) : "memory");
+}
+__device__ __forceinline__ void store_words(void* to, uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(a), "r"(b), "r"(c), "r"(d) : "memory");
 }
 
 /// bf16(lo) | bf16(hi) << 16, rounded to nearest even.
