@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "autograd/node.h"
+#include "core/copy_many.h"
 
 namespace flare {
 namespace {
@@ -16,24 +17,46 @@ struct Cotangent {
   void add(const Tensor& g) {
     if (!value) {
       value = g;
-      return;
-    }
-    if (!owned) {
-      value = clone(value);
+    } else if (owned) {
+      accumulate(g, value);
+    } else {
+      value = sum_of(value, g);
       owned = true;
     }
-    accumulate(g, value);
   }
 };
 
-void deliver_to_leaf(TapeRecord& leaf, Tensor g) {
-  // A defined gradient (an optimizer's buffer, or an earlier backward) is added to in place. Otherwise the leaf keeps g, or a copy
-  // of it where g shares its bytes, perhaps with the cotangent of another tensor.
-  if (leaf.grad)
-    accumulate(g, leaf.grad);
-  else
-    leaf.grad = g.is_sole_owner() && g.is_contiguous() ? std::move(g) : clone(g);
-}
+/// What goes into the leaves, all together at the end: a model has hundreds of small parameters, and one launch serves many.
+class Deliveries {
+ public:
+  /// A defined gradient (an optimizer's buffer, or an earlier backward) is added to in place. Otherwise the leaf keeps g, or a copy
+  /// of it where g shares its bytes, perhaps with the cotangent of another tensor.
+  void add(const std::shared_ptr<TapeRecord>& leaf, Tensor g) {
+    if (!leaf->grad) {
+      leaf->grad = g.is_sole_owner() && g.is_contiguous() ? std::move(g) : clone(g);
+      return;
+    }
+    const size_t round = n_of_[leaf.get()]++;
+    if (round == rounds_.size()) rounds_.emplace_back();
+    rounds_[round].push_back({leaf, std::move(g)});
+  }
+  /// Round r holds each leaf's r-th gradient, so sums are taken in the order in which gradients came.
+  void flush() {
+    for (const auto& round : rounds_) {
+      std::vector<CopyPair> copies, sums;
+      for (const auto& [leaf, g] : round) {
+        (leaf->grad_is_void ? copies : sums).push_back({g, leaf->grad});
+        leaf->grad_is_void = false;
+      }
+      copy_many(copies);
+      accumulate_many(sums);
+    }
+  }
+
+ private:
+  std::unordered_map<TapeRecord*, size_t> n_of_;
+  std::vector<std::vector<std::pair<std::shared_ptr<TapeRecord>, Tensor>>> rounds_;
+};
 
 void check_saved(const Node& node) {
   for (const SavedTensor& s : node.saved)
@@ -50,7 +73,9 @@ void backward(const Tensor& y, const Tensor& gy, bool keep_graph) {
   const NoGrad no_grad;
   const Tensor seed = gy ? cast_to(gy, y.dtype()) : Tensor::full(y.shape(), 1, y.dtype(), y.device());
   if (!y.tape()->producer) {
-    deliver_to_leaf(*y.tape(), seed);
+    Deliveries only;
+    only.add(y.tape(), seed);
+    only.flush();
     return;
   }
 
@@ -59,6 +84,7 @@ void backward(const Tensor& y, const Tensor& gy, bool keep_graph) {
   const auto older = [](const Node* a, const Node* b) { return a->order < b->order; };
   std::priority_queue<Node*, std::vector<Node*>, decltype(older)> pending(older);
   std::unordered_map<Node*, Cotangent> sums;
+  Deliveries deliveries;
   std::vector<std::shared_ptr<Node>> alive;  // nodes stay valid while their consumers are torn down
   const auto push = [&](const std::shared_ptr<Node>& node, const Tensor& g) {
     const auto [entry, is_new] = sums.try_emplace(node.get());
@@ -89,7 +115,7 @@ void backward(const Tensor& y, const Tensor& gy, bool keep_graph) {
       if (input->producer)
         push(input->producer, grads[i]);
       else
-        deliver_to_leaf(*input, std::move(grads[i]));
+        deliveries.add(input, std::move(grads[i]));
     }
     if (!keep_graph) {
       node->released = true;
@@ -98,6 +124,7 @@ void backward(const Tensor& y, const Tensor& gy, bool keep_graph) {
       node->inputs.clear();  // links go here, one by one: destruction never recurses down a deep graph
     }
   }
+  deliveries.flush();
 }
 
 }  // namespace flare

@@ -46,9 +46,17 @@ void set_requires_grad(const Tensor& x, bool on) {
   x.tape()->requires_grad = on;
 }
 
-Tensor grad(const Tensor& x) { return x.tape() ? x.tape()->grad : Tensor(); }
+Tensor grad(const Tensor& x) {
+  if (!x.tape()) return {};
+  TapeRecord& leaf = *x.tape();
+  if (leaf.grad && leaf.grad_is_void) fill(leaf.grad, 0);
+  leaf.grad_is_void = false;
+  return leaf.grad;
+}
 void clear_grad(const Tensor& x) {
-  if (x.tape()) x.tape()->grad = Tensor();
+  if (!x.tape()) return;
+  x.tape()->grad = Tensor();
+  x.tape()->grad_is_void = false;
 }
 
 }  // namespace flare

@@ -18,6 +18,7 @@ struct Node;
 struct TapeRecord {
   bool requires_grad = false;
   Tensor grad;                     // leaves only
+  bool grad_is_void = false;       // what grad holds counts as zero: the next gradient replaces it, and nothing had to clear it
   std::shared_ptr<Node> producer;  // null for leaves
 };
 
@@ -58,7 +59,7 @@ class NoGrad {
 bool requires_grad(const Tensor& x);
 /// Makes x a leaf that collects a gradient. ShapeError unless x is floating and not itself the output of a recorded op.
 void set_requires_grad(const Tensor& x, bool on = true);
-/// The gradient of a leaf; undefined before backward.
+/// The gradient of a leaf; undefined before backward. Clears one that is void.
 Tensor grad(const Tensor& x);
 void clear_grad(const Tensor& x);
 

@@ -34,6 +34,9 @@ Layout merged(const Shape& shape, const Shape& a, const Shape& b) {
   return out;
 }
 
+/// Both operands are packed and in the same order.
+bool is_packed(const Layout& l) { return l.n == 0 || (l.n == 1 && l.a[0] == 1 && l.b[0] == 1); }
+
 FLARE_HD void offsets(const Layout& l, int64_t i, int64_t& oa, int64_t& ob) {
   oa = ob = 0;
   for (int axis = l.n - 1; axis > 0; --axis) {
@@ -104,6 +107,30 @@ template <class T> __global__ void accumulate_kernel(const T* src, T* dst, Layou
   int64_t oa, ob;
   offsets(l, i, oa, ob);
   dst[ob] = convert<T>(static_cast<acc_t<T>>(dst[ob]) + static_cast<acc_t<T>>(src[oa]));
+}
+
+/// a + b, packed; one thread adds kVec neighbours. out may be a.
+template <int kVec, class T> __global__ void add_kernel(const T* a, const T* b, T* out, int64_t n) {
+  struct alignas(sizeof(T) * kVec) Pack {
+    T v[kVec];
+  };
+  const int64_t i = (blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x) * kVec;
+  if (i >= n) return;
+  Pack x = *reinterpret_cast<const Pack*>(a + i);
+  const Pack y = *reinterpret_cast<const Pack*>(b + i);
+#pragma unroll
+  for (int j = 0; j < kVec; ++j) x.v[j] = convert<T>(static_cast<acc_t<T>>(x.v[j]) + static_cast<acc_t<T>>(y.v[j]));
+  *reinterpret_cast<Pack*>(out + i) = x;
+}
+
+template <class T> void add_packed(const T* a, const T* b, T* out, int64_t n) {
+  constexpr int kVec = 16 / static_cast<int>(sizeof(T));
+  const auto aligned = [](const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; };
+  const Stream& stream = compute_stream(Device::cuda);
+  if (n % kVec == 0 && aligned(a) && aligned(b) && aligned(out))
+    launch("accumulate", add_kernel<kVec, T>, cover(n / kVec), stream, a, b, out, n);
+  else
+    launch("accumulate", add_kernel<1, T>, cover(n), stream, a, b, out, n);
 }
 
 /// Packed bytes between host and device on the compute stream. Copies from pageable host memory return once staged; copies to
@@ -178,7 +205,7 @@ void copy(const Tensor& src, const Tensor& dst) {
         copy_cpu(src.data<From>(), dst.data<To>(), l, n);
       } else {
 #if defined(FLARE_CUDA)
-        if (std::is_same_v<From, To> && l.n <= 1 && (l.n == 0 || (l.a[0] == 1 && l.b[0] == 1))) {
+        if (std::is_same_v<From, To> && is_packed(l)) {
           cuda_check(cudaMemcpyAsync(dst.raw(), src.raw(), static_cast<size_t>(n) * sizeof(To), cudaMemcpyDeviceToDevice,
                                      native(compute_stream(Device::cuda))),
                      "copy");
@@ -203,7 +230,7 @@ void accumulate(const Tensor& src, const Tensor& dst) {
     const T* from = src.data<T>();
     T* to = dst.data<T>();
     if (src.device() == Device::cpu) {
-      const bool packed = l.n <= 1 && (l.n == 0 || (l.a[0] == 1 && l.b[0] == 1));
+      const bool packed = is_packed(l);
       parallel_for(n, kGrain, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i) {
           int64_t oa = i, ob = i;
@@ -213,13 +240,32 @@ void accumulate(const Tensor& src, const Tensor& dst) {
       });
     } else {
 #if defined(FLARE_CUDA)
-      if constexpr (!std::is_same_v<T, double>)
-        launch("accumulate", accumulate_kernel<T>, cover(n), compute_stream(Device::cuda), from, to, l, n);
-      else
+      if constexpr (std::is_same_v<T, double>)
         throw ShapeError("accumulate: f64 lives on the CPU only");
+      else if (is_packed(l))
+        add_packed<T>(to, from, to, n);
+      else
+        launch("accumulate", accumulate_kernel<T>, cover(n), compute_stream(Device::cuda), from, to, l, n);
 #endif
     }
   });
+}
+
+Tensor sum_of(const Tensor& a, const Tensor& b) {
+  if (a.device() == Device::cuda && a.is_contiguous() && b.is_contiguous() && a.shape() == b.shape() && a.dtype() == b.dtype() &&
+      b.device() == Device::cuda && a.numel() > 0) {
+    const Tensor out = Tensor::empty(a.shape(), a.dtype(), a.device());
+#if defined(FLARE_CUDA)
+    dispatch_float_cuda(a.dtype(), "sum_of", [&](auto tag) {
+      using T = typename decltype(tag)::type;
+      add_packed<T>(a.data<T>(), b.data<T>(), out.data<T>(), a.numel());
+    });
+#endif
+    return out;
+  }
+  const Tensor out = clone(a);
+  accumulate(b, out);
+  return out;
 }
 
 }  // namespace flare

@@ -69,6 +69,14 @@ Tensor Tensor::viewed_as(const Shape& shape) const {
 
 Tensor Tensor::detach() const { return view(shape(), strides()); }
 
+Tensor Tensor::reinterpreted(const Shape& shape, DType dtype, int64_t offset) const {
+  check(offset >= 0 && offset % size_of(dtype) == 0 && offset + shape.numel() * size_of(dtype) <= impl_->storage->bytes,
+        "reinterpreted: ", dtype, " ", shape, " at byte ", offset, " leaves the storage of ", impl_->storage->bytes, " bytes");
+  Tensor t;
+  t.impl_ = std::make_shared<Impl>(Impl{impl_->storage, shape, shape.strides(), offset / size_of(dtype), dtype, nullptr});
+  return t;
+}
+
 std::vector<double> Tensor::to_vector() const {
   const Tensor host = contiguous(to_device(detach(), Device::cpu));
   std::vector<double> values(static_cast<size_t>(numel()));
@@ -100,9 +108,32 @@ Tensor clone(const Tensor& x) {
 
 Tensor cast_to(const Tensor& x, DType dtype) {
   if (x.dtype() == dtype) return x;
+  if (dtype == DType::bf16 && x.dtype() == DType::f32 && has_rounded(x)) {
+    const int64_t offset = static_cast<const float*>(x.raw()) - static_cast<const float*>(x.storage()->data);
+    const Tensor& rounded = *x.storage()->rounded;
+    return rounded.view(x.shape(), x.strides(), offset);
+  }
   Tensor y = Tensor::empty(x.shape(), dtype, x.device());
   copy(x, y);
   return y;
+}
+
+void attach_rounded(const Tensor& x, const Tensor& rounded) {
+  Storage& storage = *x.storage();
+  if (!rounded) {
+    storage.rounded.reset();
+    return;
+  }
+  check(x.dtype() == DType::f32 && rounded.dtype() == DType::bf16 && rounded.shape() == x.shape() && rounded.is_contiguous() &&
+            x.is_contiguous() && x.raw() == storage.data && x.device() == rounded.device(),
+        "attach_rounded: ", rounded.dtype(), " ", rounded.shape(), " is no packed bf16 copy of ", x.dtype(), " ", x.shape());
+  storage.rounded = std::make_unique<Tensor>(rounded.detach());
+  storage.rounded_version = storage.version;
+}
+
+bool has_rounded(const Tensor& x) {
+  const Storage& storage = *x.storage();
+  return storage.rounded && storage.rounded_version == storage.version;
 }
 
 Tensor to_device(const Tensor& x, Device device) {

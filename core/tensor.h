@@ -10,6 +10,7 @@ namespace flare {
 
 /// A block of bytes on one device, shared by the tensors that view it. `version` counts in-place writes, so that the tape can
 /// tell that a tensor it saved has changed.
+class Tensor;
 struct Storage {
   Storage(Device device, int64_t bytes);
   ~Storage();
@@ -19,6 +20,8 @@ struct Storage {
   int64_t bytes = 0;
   Device device;
   uint64_t version = 0;
+  std::unique_ptr<Tensor> rounded;  // see attach_rounded
+  uint64_t rounded_version = 0;
 };
 
 struct TapeRecord;  // autograd/node.h: gradient and producer; core never looks inside
@@ -66,6 +69,8 @@ class Tensor {
   Tensor viewed_as(const Shape& shape) const;
   /// The same storage without tape record.
   Tensor detach() const;
+  /// A contiguous tensor over the bytes of this one's storage from byte `offset` on, which must be a multiple of the dtype's size.
+  Tensor reinterpreted(const Shape& shape, DType dtype, int64_t offset) const;
 
   /// Element i (row-major logical index) as double, or all of them. Synchronises with the device; for tests, logs and reports.
   double item(int64_t i = 0) const;
@@ -92,10 +97,18 @@ void fill(const Tensor& dst, double value);
 void copy(const Tensor& src, const Tensor& dst);
 /// dst[i] += src[i]; same shape, dtype and device.
 void accumulate(const Tensor& src, const Tensor& dst);
+/// a + b in a new tensor; same shape, dtype and device.
+Tensor sum_of(const Tensor& a, const Tensor& b);
 /// The tensor itself if contiguous, else a packed copy.
 Tensor contiguous(const Tensor& x);
 Tensor clone(const Tensor& x);
-Tensor cast_to(const Tensor& x, DType dtype);      // x itself when it has that dtype
+Tensor cast_to(const Tensor& x, DType dtype);      // x itself when it has that dtype; its rounded copy where one is attached
 Tensor to_device(const Tensor& x, Device device);  // x itself when it is there
+
+/// Gives an f32 tensor that owns its whole storage a bf16 copy of itself, of the same shape and packed, which cast_to() hands out
+/// in place of converting again. It counts until the storage's next write; whoever writes both (an optimizer) attaches it anew. An
+/// undefined copy takes it away.
+void attach_rounded(const Tensor& x, const Tensor& rounded);
+bool has_rounded(const Tensor& x);  // a copy is attached and counts
 
 }  // namespace flare

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "core/copy_many.h"
 #include "core/parallel.h"
 #if defined(FLARE_CUDA)
 #include "core/launch.cuh"
@@ -36,6 +37,7 @@ template <class T> struct Plan {
 template <class T> struct PrepareArgs {
   SchedulePlan schedule;
   double beta2, clip_norm;
+  bool halts;     // a bad step stops every later one
   const T* loss;  // null: not guarded
   float *lr, *beta1, *grad_norm;
   int64_t *step_count, *n_updates, *bad_step;
@@ -46,7 +48,8 @@ FLARE_HD bool finite(double x) { return x - x == 0; }
 
 template <class T> FLARE_HD void prepare(const PrepareArgs<T>& a, double sum_of_squares) {
   const double norm = ::sqrt(sum_of_squares);
-  const bool apply = finite(norm) && (a.loss == nullptr || finite(static_cast<double>(*a.loss)));
+  const bool halted = a.halts && *a.bad_step >= 0;
+  const bool apply = !halted && finite(norm) && (a.loss == nullptr || finite(static_cast<double>(*a.loss)));
   const int64_t step = *a.step_count;
   const ScheduleValue now = schedule_at(a.schedule, step);
   if (apply)
@@ -75,6 +78,7 @@ template <class T> struct UpdateArgs {
   const Chunk* chunks;
   const T* grads;
   T *first, *second, *ema;  // second: adamw only; ema: null without averages
+  bf16* rounded;            // null: not kept
   const Plan<T>* plan;
   T beta2, one_minus_beta2, eps, ema_decay, one_minus_ema_decay;
 };
@@ -99,6 +103,7 @@ template <Update kUpdate, class T> FLARE_HD void update_one(const UpdateArgs<T>&
   }
   a.first[i] = m;
   if (a.ema) a.ema[i] = a.ema_decay * a.ema[i] + a.one_minus_ema_decay * p;
+  if (a.rounded) a.rounded[i] = bf16(p);
 }
 
 template <class T> void partial_sums_cpu(const T* grads, int64_t n, double* sums) {
@@ -276,7 +281,8 @@ Optimizer::Optimizer(std::vector<Parameter> parameters, const OptimConfig& confi
   lr_ = Tensor::zeros({1}, DType::f32, device_);
   beta1_ = Tensor::zeros({1}, DType::f32, device_);
   grad_norm_ = Tensor::zeros({1}, DType::f32, device_);
-  step_count_ = Tensor::zeros({1}, DType::i64, device_);
+  clock_ = Tensor::zeros({2}, DType::i64, device_);
+  step_count_ = clock_.view({1}, {1}, 1);
   n_updates_ = Tensor::zeros({1}, DType::i64, device_);
   bad_step_ = Tensor::full({1}, -1, DType::i64, device_);
   for (size_t i = 0; i < parameters_.size(); ++i) {
@@ -287,8 +293,10 @@ Optimizer::Optimizer(std::vector<Parameter> parameters, const OptimConfig& confi
 }
 
 Optimizer::~Optimizer() {
-  for (const Parameter& p : parameters_)
-    if (p.value.tape() && p.value.tape()->grad.same_storage(grads_)) p.value.tape()->grad = {};
+  for (const Parameter& p : parameters_) {
+    if (p.value.tape() && p.value.tape()->grad.same_storage(grads_)) clear_grad(p.value);
+    if (rounded_) attach_rounded(p.value, {});
+  }
 }
 
 Tensor Optimizer::view_of(const Tensor& flat, size_t i) const {
@@ -297,8 +305,41 @@ Tensor Optimizer::view_of(const Tensor& flat, size_t i) const {
 }
 
 void Optimizer::zero_grad() {
-  fill(grads_, 0);
-  for (size_t i = 0; i < parameters_.size(); ++i) parameters_[i].value.tape()->grad = grad_views_[i];
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    parameters_[i].value.tape()->grad = grad_views_[i];
+    parameters_[i].value.tape()->grad_is_void = true;
+  }
+}
+
+std::vector<bool> Optimizer::void_gradients() const {
+  std::vector<bool> marks;
+  for (const Parameter& p : parameters_) marks.push_back(p.value.tape()->grad_is_void);
+  return marks;
+}
+
+void Optimizer::set_void_gradients(const std::vector<bool>& marks) {
+  check(marks.size() == parameters_.size(), "optimizer: ", marks.size(), " marks for ", parameters_.size(), " gradients");
+  for (size_t i = 0; i < parameters_.size(); ++i) parameters_[i].value.tape()->grad_is_void = marks[i];
+}
+
+void Optimizer::set_seed(uint64_t seed) { copy(Tensor::from<int64_t>({static_cast<int64_t>(seed)}, {1}), clock_.view({1}, {1})); }
+
+void Optimizer::refresh_rounded() {
+  if (dtype_ != DType::f32) return;
+  if (!rounded_) {
+    rounded_ = Tensor::zeros(grads_.shape(), DType::bf16, device_);
+    for (size_t i = 0; i < parameters_.size(); ++i) rounded_views_.push_back(view_of(rounded_, i));
+  }
+  std::vector<CopyPair> stale;
+  for (size_t i = 0; i < parameters_.size(); ++i)
+    if (!has_rounded(parameters_[i].value)) stale.push_back({parameters_[i].value.detach(), rounded_views_[i]});
+  copy_many(stale);
+  attach_all_rounded();
+}
+
+void Optimizer::attach_all_rounded() {
+  if (rounded_)
+    for (size_t i = 0; i < parameters_.size(); ++i) attach_rounded(parameters_[i].value, rounded_views_[i]);
 }
 
 void Optimizer::check_loss(const Tensor& loss) {
@@ -311,6 +352,7 @@ void Optimizer::step() {
   for (const Parameter& p : parameters_) {
     check(p.value.tape()->grad.same_storage(grads_), "optimizer: the gradient of ", p.name,
           " left the optimizer's buffer; clear gradients with zero_grad() only");
+    grad(p.value);                 // clears the gradient of a parameter that no backward pass reached
     ++p.value.storage()->version;  // a tape that saved it must not be walked any more
   }
   const auto run = [&](auto tag) {
@@ -328,6 +370,7 @@ void Optimizer::step() {
     a.prepare = {schedule_,
                  beta2_,
                  clip_norm_,
+                 halts_,
                  loss_ ? loss_.data<T>() : nullptr,
                  lr_.data<float>(),
                  beta1_.data<float>(),
@@ -341,6 +384,7 @@ void Optimizer::step() {
                  first_.data<T>(),
                  second_ ? second_.data<T>() : nullptr,
                  ema_ ? ema_.data<T>() : nullptr,
+                 rounded_ ? rounded_.data<bf16>() : nullptr,
                  plan,
                  static_cast<T>(beta2_),
                  static_cast<T>(1 - beta2_),
@@ -353,6 +397,7 @@ void Optimizer::step() {
     run(TypeTag<double>{});
   else
     run(TypeTag<float>{});
+  attach_all_rounded();  // the update wrote both
   loss_ = {};
 }
 
@@ -375,11 +420,17 @@ std::vector<std::pair<std::string, Tensor>> Optimizer::ema() const { return name
 
 void Optimizer::swap_ema() {
   if (!ema_) return;
+  const Tensor before = Tensor::empty(ema_.shape(), dtype_, device_);
+  std::vector<CopyPair> aside, in, back;
   for (size_t i = 0; i < parameters_.size(); ++i) {
-    const Tensor param = parameters_[i].value.detach(), average = view_of(ema_, i), before = clone(param);
-    copy(average, param);
-    copy(before, average);
+    const Tensor param = parameters_[i].value.detach(), average = view_of(ema_, i), kept = view_of(before, i);
+    aside.push_back({param, kept});
+    in.push_back({average, param});
+    back.push_back({kept, average});
   }
+  copy_many(aside);
+  copy_many(in);
+  copy_many(back);
 }
 
 }  // namespace flare

@@ -1,0 +1,126 @@
+#include "core/copy_many.h"
+
+#include <vector>
+
+#if defined(FLARE_CUDA)
+#include "core/launch.cuh"
+#endif
+
+namespace flare {
+namespace {
+
+#if defined(FLARE_CUDA)
+enum class Mode { copy, round, add };
+
+constexpr int kPairs = 112;          // the table is a kernel argument: 4 KiB at most on GPUs before sm_70
+constexpr int64_t kPerBlock = 2048;  // elements
+constexpr int kThreads = 256;
+
+/// Pair i owns blocks [first_block[i], first_block[i+1]).
+struct Table {
+  const float* src[kPairs];
+  void* dst[kPairs];
+  int64_t count[kPairs];
+  int32_t first_block[kPairs + 1];
+  int32_t n = 0;
+};
+static_assert(sizeof(Table) <= 4000);
+
+/// grid: enough blocks of 256 threads for every pair's elements, 2048 a block; a block finds its pair by bisection in the table,
+/// which lies in constant memory. Reads 4 bytes an element (8 when adding), writes 4 or 2.
+template <Mode kMode> __global__ void many_kernel(Table t) {
+  int low = 0, high = t.n;
+  const int block = static_cast<int>(blockIdx.x);
+  while (high - low > 1) {
+    const int middle = (low + high) / 2;
+    (t.first_block[middle] <= block ? low : high) = middle;
+  }
+  const float* src = t.src[low];
+  const int64_t begin = (block - t.first_block[low]) * kPerBlock, n = t.count[low];
+  const int64_t end = begin + kPerBlock < n ? begin + kPerBlock : n;
+  for (int64_t i = begin + threadIdx.x; i < end; i += kThreads) {
+    if constexpr (kMode == Mode::copy) static_cast<float*>(t.dst[low])[i] = src[i];
+    if constexpr (kMode == Mode::add) static_cast<float*>(t.dst[low])[i] += src[i];
+    if constexpr (kMode == Mode::round) static_cast<bf16*>(t.dst[low])[i] = bf16(src[i]);
+  }
+}
+
+/// Collects pairs and launches them a table at a time.
+template <Mode kMode> class Batcher {
+ public:
+  void add(const CopyPair& p) {
+    const int64_t n_blocks = (p.src.numel() + kPerBlock - 1) / kPerBlock;
+    if (table_.n == kPairs || n_blocks_ + n_blocks > INT32_MAX) flush();
+    table_.src[table_.n] = p.src.data<float>();
+    table_.dst[table_.n] = p.dst.raw();
+    table_.count[table_.n] = p.src.numel();
+    table_.first_block[table_.n++] = static_cast<int32_t>(n_blocks_);
+    n_blocks_ += n_blocks;
+    table_.first_block[table_.n] = static_cast<int32_t>(n_blocks_);
+    ++p.dst.storage()->version;
+  }
+  void flush() {
+    const char* name = kMode == Mode::add ? "accumulate many" : "copy many";
+    if (table_.n)
+      launch(name, many_kernel<kMode>, {dim3(static_cast<unsigned>(n_blocks_)), dim3(kThreads)}, compute_stream(Device::cuda),
+             table_);
+    table_.n = 0;
+    n_blocks_ = 0;
+  }
+
+ private:
+  Table table_;
+  int64_t n_blocks_ = 0;
+};
+
+bool can_batch(const CopyPair& p) {
+  return p.src.device() == Device::cuda && p.dst.device() == Device::cuda && p.src.dtype() == DType::f32 && p.src.is_contiguous() &&
+         p.dst.is_contiguous() && p.src.shape() == p.dst.shape() && p.src.numel() > 0;
+}
+#endif
+
+}  // namespace
+
+void copy_many(std::span<const CopyPair> pairs) {
+#if defined(FLARE_CUDA)
+  Batcher<Mode::copy> copies;
+  Batcher<Mode::round> roundings;
+#endif
+  for (const CopyPair& p : pairs) {
+#if defined(FLARE_CUDA)
+    if (can_batch(p) && p.dst.dtype() == DType::f32) {
+      copies.add(p);
+      continue;
+    }
+    if (can_batch(p) && p.dst.dtype() == DType::bf16) {
+      roundings.add(p);
+      continue;
+    }
+#endif
+    copy(p.src, p.dst);
+  }
+#if defined(FLARE_CUDA)
+  copies.flush();
+  roundings.flush();
+#endif
+}
+
+void accumulate_many(std::span<const CopyPair> pairs) {
+#if defined(FLARE_CUDA)
+  Batcher<Mode::add> sums;
+#endif
+  for (const CopyPair& p : pairs) {
+#if defined(FLARE_CUDA)
+    if (can_batch(p) && p.dst.dtype() == DType::f32) {
+      sums.add(p);
+      continue;
+    }
+#endif
+    accumulate(p.src, p.dst);
+  }
+#if defined(FLARE_CUDA)
+  sums.flush();
+#endif
+}
+
+}  // namespace flare
