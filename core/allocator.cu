@@ -113,11 +113,13 @@ class Pool {
     limit_ = bytes;
   }
 
-  int64_t begin_hold() {
+  int64_t begin_hold(int64_t hold) {
     const std::lock_guard<std::mutex> lock(mutex_);
     check<DeviceError>(filling_ == 0, "allocator: a capture is under way already; captures do not nest");
-    holds_[++last_hold_];
-    return filling_ = last_hold_;
+    check<DeviceError>(hold == 0 || holds_.contains(hold), "allocator: hold ", hold, " was released");
+    if (hold == 0) hold = ++last_hold_;
+    holds_[hold];
+    return filling_ = hold;
   }
   void end_hold() {
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -218,7 +220,7 @@ MemoryStats memory_stats(Device device) { return pool(device).stats(); }
 void reset_peak(Device device) { pool(device).reset_peak(); }
 void release_cached(Device device) { pool(device).trim(); }
 void set_memory_limit(Device device, int64_t bytes) { pool(device).set_limit(bytes); }
-int64_t begin_hold(Device device) { return pool(device).begin_hold(); }
+int64_t begin_hold(Device device, int64_t hold) { return pool(device).begin_hold(hold); }
 void end_hold(Device device) noexcept { pool(device).end_hold(); }
 void release_hold(Device device, int64_t hold) noexcept { pool(device).release_hold(hold); }
 

@@ -29,8 +29,9 @@ void set_memory_limit(Device device, int64_t bytes);
 /// back between begin_hold and end_hold belongs to the hold: it is handed out again inside the same capture only, and when a tensor
 /// returns it later it waits in the hold. release_hold gives the blocks back to everybody; those still in tensors follow when the
 /// tensors go. One hold is filled at a time, by one thread: while it is, no other thread may allocate on the device.
-/// DeviceError when another hold is being filled.
-int64_t begin_hold(Device device);
+/// `hold` goes on with an earlier one, whose free blocks then serve this capture as well; 0 makes a new one. DeviceError when
+/// another hold is being filled.
+int64_t begin_hold(Device device, int64_t hold = 0);
 void end_hold(Device device) noexcept;
 void release_hold(Device device, int64_t hold) noexcept;
 

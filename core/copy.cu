@@ -206,6 +206,7 @@ void copy(const Tensor& src, const Tensor& dst) {
       } else {
 #if defined(FLARE_CUDA)
         if (std::is_same_v<From, To> && is_packed(l)) {
+          mark_launch("copy");
           cuda_check(cudaMemcpyAsync(dst.raw(), src.raw(), static_cast<size_t>(n) * sizeof(To), cudaMemcpyDeviceToDevice,
                                      native(compute_stream(Device::cuda))),
                      "copy");

@@ -102,6 +102,7 @@ void gemm_cuda(const GemmArgs& g, Stream& stream) {
   const int m = static_cast<int>(g.m), n = static_cast<int>(g.n), k = static_cast<int>(g.k);
   const int lda = static_cast<int>(g.lda), ldb = static_cast<int>(g.ldb), ldc = static_cast<int>(g.ldc);
   cublasHandle_t handle = cublas_handle().on(stream);
+  mark_launch("gemm");
   const cublasStatus_t status = g.batch == 1
                                     ? cublasGemmEx(handle, op_b, op_a, n, m, k, &alpha, g.b, type, ldb, g.a, type, lda, &beta, g.c,
                                                    out_type, ldc, compute, CUBLAS_GEMM_DEFAULT)

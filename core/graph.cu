@@ -12,19 +12,24 @@
 
 namespace flare {
 
+GraphMemory::~GraphMemory() {
+  if (hold_) release_hold(Device::cuda, hold_);
+}
+
 void Graph::swap(Graph& other) noexcept {
   std::swap(executable_, other.executable_);
-  std::swap(hold_, other.hold_);
+  std::swap(memory_, other.memory_);
   std::swap(n_nodes_, other.n_nodes_);
 }
 
 #if defined(FLARE_CUDA)
 
-void Graph::capture(const std::function<void()>& body) {
+void Graph::capture(const std::function<void()>& body, std::shared_ptr<GraphMemory> memory) {
   reset();
   check<DeviceError>(!sync_each_launch(), "graph: FLARE_SYNC=1 waits after every launch, which a capture cannot record; unset it");
   Stream& stream = compute_stream(Device::cuda);
-  hold_ = begin_hold(Device::cuda);
+  memory_ = memory ? std::move(memory) : std::make_shared<GraphMemory>();
+  memory_->hold_ = begin_hold(Device::cuda, memory_->hold_);
   cudaGraph_t graph = nullptr;
   try {
     // Thread-local: what other threads do meanwhile (a loader's copies) neither fails nor is recorded.
@@ -47,6 +52,7 @@ void Graph::capture(const std::function<void()>& body) {
   } catch (...) {
     if (graph) cudaGraphDestroy(graph);
     cudaGetLastError();
+    end_hold(Device::cuda);
     reset();
     throw;
   }
@@ -64,14 +70,14 @@ void Graph::reset() noexcept {
     const cudaError_t status = cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(executable_));
     if (status != cudaSuccess) std::fprintf(stderr, "graph: not destroyed cleanly: %s\n", cudaGetErrorString(status));
   }
-  if (hold_) release_hold(Device::cuda, hold_);
+  memory_.reset();
   executable_ = nullptr;
-  hold_ = n_nodes_ = 0;
+  n_nodes_ = 0;
 }
 
 #else
 
-void Graph::capture(const std::function<void()>&) {
+void Graph::capture(const std::function<void()>&, std::shared_ptr<GraphMemory>) {
   throw DeviceError("graph: this program was built without CUDA, and graphs record CUDA work; run eagerly on the CPU");
 }
 void Graph::replay() const { throw DeviceError("graph: this program was built without CUDA"); }

@@ -24,6 +24,16 @@ inline bool sync_each_launch() {
   return on;
 }
 
+/// Called before each launch with its name while core/profile.h records; null else.
+inline void (*&launch_marker())(const char* name) {
+  static void (*marker)(const char*) = nullptr;
+  return marker;
+}
+inline void mark_launch(const char* name) {
+  if (launch_marker()) [[unlikely]]
+    launch_marker()(name);
+}
+
 struct LaunchShape {
   dim3 grid, block;
   int64_t shared_bytes = 0;  // dynamic shared memory; above 48 KiB the kernel's limit is raised
@@ -36,6 +46,7 @@ void launch(const char* name, void (*kernel)(Params...), const LaunchShape& shap
   if (shape.shared_bytes > 48 * 1024)
     cuda_check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shape.shared_bytes)),
                name);
+  mark_launch(name);
   kernel<<<shape.grid, shape.block, static_cast<size_t>(shape.shared_bytes), native(stream)>>>(static_cast<Params>(args)...);
   cuda_check(cudaGetLastError(), name);
   if (sync_each_launch()) cuda_check(cudaStreamSynchronize(native(stream)), name);

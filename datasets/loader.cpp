@@ -20,12 +20,14 @@ namespace {
 constexpr size_t kBatchesAhead = 4;
 constexpr uint64_t kStream = uint64_t{0x5348} << 48;  // keeps the shuffle apart from the generators' random numbers
 
-/// Rows of a batch: the fixed length if one is asked for, else that of the longest sample.
-int64_t batch_length(const Column& c, std::span<const int64_t> samples, int64_t pad_to) {
-  if (pad_to > 0) return pad_to;
+/// Rows of a batch: the fixed length if one is asked for, else that of the longest sample, rounded up.
+int64_t batch_length(const Column& c, std::span<const int64_t> samples, const LoaderOptions& o) {
+  if (o.pad_to > 0) return o.pad_to;
   int64_t longest = 0;
   for (int64_t i : samples) longest = std::max(longest, c.length(i));
-  return longest;
+  if (o.pad_step == 0 || !c.field.ragged) return longest;
+  const int64_t rounded = (longest + o.pad_step - 1) / o.pad_step * o.pad_step;
+  return o.pad_limit == 0 ? rounded : std::max(longest, std::min(rounded, o.pad_limit));
 }
 
 template <class From, class To> void convert(const char* from, int64_t n, To* to) {
@@ -47,8 +49,9 @@ template <class To> void convert_rows(const Column& c, int64_t row, int64_t n_ro
 
 /// Gathers samples into [B, N, ...], zero past their ends; returns the number of rows copied. The mask stays undefined when no
 /// sample can ever need it.
-template <class To> int64_t gather(const Column& c, std::span<const int64_t> samples, int64_t pad_to, Tensor& out, Tensor& mask) {
-  const int64_t n_samples = static_cast<int64_t>(samples.size()), n = batch_length(c, samples, pad_to);
+template <class To>
+int64_t gather(const Column& c, std::span<const int64_t> samples, const LoaderOptions& options, Tensor& out, Tensor& mask) {
+  const int64_t n_samples = static_cast<int64_t>(samples.size()), n = batch_length(c, samples, options);
   const bool needs_mask = c.field.ragged || n > c.rows_per_sample;
   Shape shape{n_samples, n};
   for (int a = c.field.ragged ? 0 : 1; a < c.field.shape.ndim(); ++a) shape.push_back(c.field.shape[a]);
@@ -97,6 +100,8 @@ struct Loader::Impl {
       : folder(folder), split(split), options(options) {
     check<ConfigError>(options.batch_size >= 1, "loader: batch size ", options.batch_size, " is below 1");
     check<ConfigError>(options.pad_to >= 0, "loader: pad_to ", options.pad_to, " is negative");
+    check<ConfigError>(options.pad_step >= 0 && options.pad_limit >= 0, "loader: pad_step ", options.pad_step, " or pad_limit ",
+                       options.pad_limit, " is negative");
     n_samples = folder.count(split);
     const int64_t b = options.batch_size;
     n_batches = options.drop_last ? n_samples / b : (n_samples + b - 1) / b;
@@ -143,16 +148,16 @@ struct Loader::Impl {
       }
       Tensor no_mask;
       if (field.name == "tokens") {
-        batch.n_tokens += gather<int64_t>(c, samples, options.pad_to, batch.tokens, batch.mask);
+        batch.n_tokens += gather<int64_t>(c, samples, options, batch.tokens, batch.mask);
       } else if (field.name == "tokens_b") {
-        batch.n_tokens += gather<int64_t>(c, samples, options.pad_to, batch.tokens_b, batch.mask_b);
+        batch.n_tokens += gather<int64_t>(c, samples, options, batch.tokens_b, batch.mask_b);
       } else if (field.name == "labels") {
         batch.labels = Tensor::empty({batch.n_samples}, DType::i64);
         for (int64_t b = 0; b < batch.n_samples; ++b) batch.labels.data<int64_t>()[b] = c.integer(samples[static_cast<size_t>(b)]);
       } else if (field.name == "x") {
-        batch.n_tokens += gather<float>(c, samples, options.pad_to, batch.x, folder.has_field("tokens") ? no_mask : batch.mask);
+        batch.n_tokens += gather<float>(c, samples, options, batch.x, folder.has_field("tokens") ? no_mask : batch.mask);
       } else if (field.name == "y") {
-        gather<float>(c, samples, options.pad_to, batch.y, no_mask);
+        gather<float>(c, samples, options, batch.y, no_mask);
       }
     }
     return batch;

@@ -26,7 +26,10 @@ struct LoaderOptions {
   bool shuffle = true;
   uint64_t seed = 0;
   bool drop_last = true;
-  int64_t pad_to = 0;    // fixed N, longer samples are truncated; 0: longest in the batch
+  int64_t pad_to = 0;  // fixed N, longer samples are truncated; 0: longest in the batch
+  /// pad_to 0, fields of varying length: N is rounded up to a multiple of pad_step (0: not), but not beyond pad_limit (0: no limit)
+  /// unless a sample is longer. Few lengths mean few shapes, so that a captured step can be replayed.
+  int64_t pad_step = 0, pad_limit = 0;
   bool prefetch = true;  // a background thread works a few batches ahead; the batches are the same without
 };
 

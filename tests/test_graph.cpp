@@ -61,6 +61,25 @@ TEST_CASE("a block of one hold stays with it when a later capture frees it") {
   release_hold(Device::cpu, first);
 }
 
+TEST_CASE("a hold that goes on serves later captures from what earlier ones let go") {
+  constexpr int64_t n = 7 << 20;
+  release_cached(Device::cpu);
+  const auto make = [] { return Tensor::empty({n}, DType::u8); };
+  const int64_t hold = begin_hold(Device::cpu);
+  const Tensor result = make();
+  Tensor temporary = make();
+  const void* const block = temporary.raw();
+  temporary = {};
+  end_hold(Device::cpu);
+  CHECK(begin_hold(Device::cpu, hold) == hold);
+  CHECK(make().raw() == block);
+  const Tensor a = make(), b = make();
+  CHECK((a.raw() != result.raw() && b.raw() != result.raw()));
+  end_hold(Device::cpu);
+  release_hold(Device::cpu, hold);
+  CHECK_THROWS_AS(begin_hold(Device::cpu, hold), DeviceError);
+}
+
 TEST_CASE("a graph replays what was captured, on new inputs and in memory of its own") {
   Graph graph;
   CHECK_FALSE(graph);

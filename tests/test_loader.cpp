@@ -105,6 +105,29 @@ TEST_CASE("loader: masks, padding and truncation") {
   }
 }
 
+TEST_CASE("loader: lengths rounded up to steps, within a limit that no sample is cut to") {
+  const TemporaryFolder tmp;
+  write_small(tmp / "small");
+  const PreparedFolder folder(tmp / "small");
+  for (const int64_t limit : {int64_t{0}, int64_t{7}}) {
+    Loader plain(folder, "train", {.batch_size = 4, .shuffle = false});
+    Loader loader(folder, "train", {.batch_size = 4, .shuffle = false, .pad_step = 4, .pad_limit = limit});
+    for (int64_t b = 0; b < loader.batches_per_epoch(); ++b) {
+      const Batch expected = plain.next(), batch = loader.next();
+      const int64_t longest = expected.tokens.size(1), n = batch.tokens.size(1), rounded = (longest + 3) / 4 * 4;
+      CHECK(n == (limit ? std::max(longest, std::min(rounded, limit)) : rounded));
+      CHECK(batch.n_tokens == expected.n_tokens);
+      for (int64_t row = 0; row < 4; ++row)
+        for (int64_t k = 0; k < n; ++k) {
+          const bool is_inside = k < longest;
+          CHECK(batch.tokens.data<int64_t>()[row * n + k] == (is_inside ? expected.tokens.data<int64_t>()[row * longest + k] : 0));
+          CHECK(batch.mask.data<uint8_t>()[row * n + k] == (is_inside ? expected.mask.data<uint8_t>()[row * longest + k] : 0));
+        }
+    }
+  }
+  CHECK_SAYS(2, "pad_step -1", Loader(folder, "train", {.batch_size = 4, .pad_step = -1}));
+}
+
 TEST_CASE("loader: going on at a position equals never having stopped") {
   const TemporaryFolder tmp;
   write_small(tmp / "small");

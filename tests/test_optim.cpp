@@ -4,6 +4,7 @@
 #include "nn/optim/optimizer.h"
 #include "ops/loss.h"
 #include "tests/nn_fixtures.h"
+#include "tests/tensor_fixtures.h"
 
 namespace {
 
@@ -161,6 +162,96 @@ TEST_CASE("a step with a loss or gradient that is not finite changes nothing and
       CHECK(snapshot() != before);
       CHECK(optimizer.bad_step().item() == 1);
     }
+}
+
+TEST_CASE("halt_at_bad_step: no step after a bad one changes anything") {
+  for (const Device device : devices()) {
+    TwoParameters model(Tensor::full({7, 5}, 1, DType::f32, device), Tensor::full({5}, 1, DType::f32, device));
+    Optimizer optimizer(model.parameters(), OptimConfig{}, 10, 1.0, 0.9);
+    optimizer.halt_at_bad_step();
+    optimizer.set_seed(77);
+    const auto give = [&](double g) {
+      model.set_gradients(Tensor::full({7, 5}, g, DType::f32, device), Tensor::full({5}, g, DType::f32, device));
+      optimizer.step();
+      return model.weight.item(3);
+    };
+    const double good = give(0.5);
+    CHECK(good != 1);
+    CHECK(give(std::numeric_limits<double>::infinity()) == good);
+    CHECK(give(0.5) == good);
+    CHECK(optimizer.bad_step().item() == 1);
+    CHECK(optimizer.clock().to_vector() == std::vector<double>{77, 3});
+  }
+}
+
+TEST_CASE("void gradients: the first delivery replaces what is there, the second adds, none means zero") {
+  for (const Device device : devices()) {
+    const auto leaf = [&](double value) {
+      const Tensor x = Tensor::full({300}, value, DType::f32, device);
+      set_requires_grad(x);
+      return x;
+    };
+    const Tensor a = leaf(2), b = leaf(3), c = leaf(5);
+    OptimConfig config;
+    config.name = "sgd";
+    config.lr = 1;
+    config.momentum = 0;
+    config.weight_decay = 0;
+    config.schedule.name = "constant";
+    Optimizer optimizer({{"a", a, true}, {"b", b, true}, {"c", c, true}}, config, 10);
+    for (int step = 0; step < 2; ++step) {  // d/da (a·b + a) = b + 1, d/db = a; c is not reached
+      const double a0 = a.item(7), b0 = b.item(7);
+      backward(sum_all(a * b + a));
+      CHECK(grad(a).item(299) == b0 + 1);
+      backward(sum_all(a * b));
+      CHECK(grad(a).item(299) == 2 * b0 + 1);
+      CHECK(grad(b).item(0) == 2 * a0);
+      if (step == 1) {
+        optimizer.zero_grad();
+        CHECK(optimizer.void_gradients() == std::vector<bool>{true, true, true});
+        CHECK(grad(b).item(0) == 0);
+        CHECK(optimizer.void_gradients() == std::vector<bool>{true, false, true});
+        break;
+      }
+      optimizer.step();
+      optimizer.zero_grad();
+      CHECK(a.item(7) == a0 - (2 * b0 + 1));
+      CHECK(b.item(7) == b0 - 2 * a0);
+      CHECK(c.item(7) == 5);
+    }
+  }
+}
+
+TEST_CASE("bf16 copies of the weights follow steps and other writes") {
+  for (const Device device : devices()) {
+    TwoParameters model(to_device(uniform({7, 5}, DType::f32, 1), device), to_device(uniform({5}, DType::f32, 2), device));
+    const auto fresh = [&](const Tensor& x) {  // converted, not handed out
+      const Tensor y = Tensor::empty(x.shape(), DType::bf16, device);
+      copy(x, y);
+      return y.to_vector();
+    };
+    {
+      Optimizer optimizer(model.parameters(), OptimConfig{}, 10, 0, 0.9);
+      optimizer.refresh_rounded();
+      const void* const kept = cast_to(model.weight, DType::bf16).raw();
+      for (int i = 0; i < 3; ++i) {
+        model.set_gradients(Tensor::full({7, 5}, 1, DType::f32, device), Tensor::full({5}, 1, DType::f32, device));
+        optimizer.step();
+        CHECK(cast_to(model.weight, DType::bf16).raw() == kept);
+        CHECK(cast_to(model.weight, DType::bf16).to_vector() == fresh(model.weight));
+        CHECK(cast_to(model.bias, DType::bf16).to_vector() == fresh(model.bias));
+      }
+      const Tensor row = model.weight.detach().view({5}, {1}, 10);  // a view finds its part
+      CHECK(cast_to(row, DType::bf16).to_vector() == fresh(row));
+      optimizer.swap_ema();  // written by something else: converted anew
+      CHECK(cast_to(model.weight, DType::bf16).raw() != kept);
+      CHECK(cast_to(model.weight, DType::bf16).to_vector() == fresh(model.weight));
+      optimizer.refresh_rounded();
+      CHECK(cast_to(model.weight, DType::bf16).raw() == kept);
+      CHECK(cast_to(model.weight, DType::bf16).to_vector() == fresh(model.weight));
+    }
+    CHECK_FALSE(has_rounded(model.weight));
+  }
 }
 
 TEST_CASE("accumulated gradients of scaled losses equal the large batch") {

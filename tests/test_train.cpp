@@ -1,64 +1,18 @@
 #include <doctest/doctest.h>
 
 #include <cmath>
-#include <filesystem>
-
-#include <unistd.h>
 
 #include "autograd/node.h"
 #include "core/allocator.h"
-#include "datasets/registry.h"
 #include "ops/pointwise.h"
 #include "ops/reduce.h"
+#include "tests/train_fixtures.h"
 #include "tools/train/diagnose.h"
-#include "tools/train/trainer.h"
 
 using namespace flare;
-namespace fs = std::filesystem;
-
-namespace {
-
-/// A small ListOps folder and a run folder beside it.
-struct Fixture {
-  std::string path = (fs::temp_directory_path() / ("flare_train_" + std::to_string(getpid()))).string();
-  Recipe recipe;
-  Fixture() {
-    fs::remove_all(path);
-    fs::create_directories(path);
-    GenerateOptions options;
-    options.train = 64;
-    options.val = 16;
-    options.test = 16;
-    options.extra = {{"min_length", "4"}, {"max_length", "24"}, {"max_depth", "3"}, {"max_args", "4"}};
-    generate_dataset("listops", options, path + "/data");
-    recipe = parse_recipe(R"({"model": {"blocks": 1, "channels": 16, "heads": 2, "latents": 4, "kv_layers": 0, "ffn_layers": 0},
-                              "train": {"steps": 8, "batch_size": 8, "log_every": 4, "eval_every": 8, "checkpoint_every": 8},
-                              "optim": {"lr": 1e-3, "schedule": {"name": "constant"}}})",
-                          "test");
-    recipe.task.data = path + "/data";
-  }
-  ~Fixture() {
-    std::error_code ignored;
-    fs::remove_all(path, ignored);
-  }
-};
-
-/// The final weights of a run, as doubles.
-std::vector<double> trained_weights(const Fixture& f, const Recipe& recipe, const std::string& name) {
-  const RunFolder run = RunFolder::create(f.path + "/" + name, recipe);
-  Trainer trainer(recipe, open_data(recipe), Device::cpu, true);
-  trainer.attach(run);
-  REQUIRE(trainer.run_steps());
-  std::vector<double> all;
-  for (const Parameter& p : trainer.parameters())
-    for (const double x : p.value.to_vector()) all.push_back(x);
-  return all;
-}
-
-}  // namespace
 
 TEST_CASE("trainer: two accumulated halves make the step of the whole batch") {
-  const Fixture f;
+  const TrainFixture f("train");
   Recipe halves = f.recipe;
   halves.train.batch_size = 4;
   halves.train.accumulate = 2;
@@ -74,14 +28,14 @@ TEST_CASE("trainer: two accumulated halves make the step of the whole batch") {
 }
 
 TEST_CASE("trainer: prefetching changes nothing") {
-  const Fixture f;
+  const TrainFixture f("train");
   Recipe plain = f.recipe;
   plain.train.prefetch = false;
   CHECK(trained_weights(f, f.recipe, "prefetch") == trained_weights(f, plain, "plain"));
 }
 
 TEST_CASE("trainer: when memory runs out it says what was asked for and what would fit") {
-  const Fixture f;
+  const TrainFixture f("train");
   Recipe recipe = f.recipe;
   recipe.train.batch_size = 64;
   const RunFolder run = RunFolder::create(f.path + "/oom", recipe);

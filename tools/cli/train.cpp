@@ -12,7 +12,7 @@ void add_train(CLI::App& app, int& exit_code) {
     std::string config, run, device = "auto";
     std::vector<std::string> assignments;
     uint64_t seed = 0;
-    bool resume = false, quiet = false, dry_run = false, help_config = false;
+    bool resume = false, quiet = false, dry_run = false, help_config = false, no_graph = false;
   };
   const auto o = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("train", "Train by a recipe into a run folder");
@@ -28,6 +28,8 @@ void add_train(CLI::App& app, int& exit_code) {
   command->add_flag("--resume", o->resume, "continue the run in the run folder from its last checkpoint");
   command->add_flag("--dry-run", o->dry_run, "show what would run, then stop");
   command->add_flag("--quiet", o->quiet, "no progress on stderr");
+  command->add_flag("--no-graph", o->no_graph,
+                    "on a GPU, run every op of a step by itself in place of a captured step; the results are the same");
   command->add_flag("--help-config", o->help_config, "list every key of a recipe with type, default and meaning");
   command->callback([o, seed, &exit_code] {
     if (o->help_config) {
@@ -49,6 +51,7 @@ void add_train(CLI::App& app, int& exit_code) {
     options.resume = o->resume;
     options.quiet = o->quiet;
     options.dry_run = o->dry_run;
+    options.graph = !o->no_graph;
     exit_code = train(options);
   });
 }

@@ -15,6 +15,7 @@ struct TaskConfig {
   std::string generate;  // what `flare data generate` needs beside --out
   int64_t max_length = 0;
   bool pad_to_max = false;
+  int64_t length_steps = 16;
 
   template <class F> void describe(F& f) {
     f("name", name, "name of the task, for messages and reports");
@@ -22,6 +23,11 @@ struct TaskConfig {
     f("generate", generate, "arguments with which `flare data generate` makes that folder; shown when it is missing");
     f("max_length", max_length, "longest sequence; 0: what the data folder says", Between{0, 1e9});
     f("pad_to_max", pad_to_max, "pad every batch to max_length instead of to its longest sequence");
+    f("length_steps", length_steps,
+      "training batches are padded to one of about this many lengths up to max_length, since a captured step serves one length; 0: "
+      "to "
+      "their longest sequence",
+      Between{0, 1e9});
   }
 };
 

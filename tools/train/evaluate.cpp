@@ -6,9 +6,20 @@
 
 namespace flare {
 
-int64_t pad_length(const Recipe& recipe, const PreparedFolder& folder) {
-  if (!recipe.task.pad_to_max) return 0;
+int64_t longest_sample(const Recipe& recipe, const PreparedFolder& folder) {
   return recipe.task.max_length > 0 ? recipe.task.max_length : folder.info().max_length;
+}
+
+int64_t pad_length(const Recipe& recipe, const PreparedFolder& folder) {
+  return recipe.task.pad_to_max ? longest_sample(recipe, folder) : 0;
+}
+
+int64_t pad_step(const Recipe& recipe, const PreparedFolder& folder) {
+  const int64_t longest = longest_sample(recipe, folder), steps = recipe.task.length_steps;
+  if (steps == 0 || longest == 0) return 0;
+  constexpr int64_t kRound = 8;
+  const int64_t step = (longest + steps - 1) / steps;
+  return (step + kRound - 1) / kRound * kRound;
 }
 
 EvaluationOptions evaluation_options(const Recipe& recipe, const PreparedFolder& folder, DType dtype, Device device) {

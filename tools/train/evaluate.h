@@ -24,6 +24,10 @@ std::optional<Json> evaluate(Task& task, const PreparedFolder& folder, const std
 EvaluationOptions evaluation_options(const Recipe& recipe, const PreparedFolder& folder, DType dtype, Device device);
 /// The length every batch is padded to: 0 for its longest sample, or the longest there can be.
 int64_t pad_length(const Recipe& recipe, const PreparedFolder& folder);
+/// The longest sample a model of this recipe may meet; 0: not known.
+int64_t longest_sample(const Recipe& recipe, const PreparedFolder& folder);
+/// LoaderOptions::pad_step of the training batches: a multiple of 8.
+int64_t pad_step(const Recipe& recipe, const PreparedFolder& folder);
 
 /// A result as a few lines of text: score, loss, the majority-class row, accuracy by length.
 std::string format_evaluation(const Json& evaluation);

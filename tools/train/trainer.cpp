@@ -20,9 +20,6 @@ namespace {
 using Clock = std::chrono::steady_clock;
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
-/// Dropout sites of micro-batch m start at m * 2^32, so that every micro-batch of a step draws other numbers.
-constexpr int kSiteBits = 32;
-
 /// Puts the moving averages into the model for as long as it lives.
 class AveragedWeights {
  public:
@@ -37,13 +34,14 @@ class AveragedWeights {
 
 }  // namespace
 
-Trainer::Trainer(const Recipe& recipe, const PreparedFolder& folder, Device device, bool quiet)
+Trainer::Trainer(const Recipe& recipe, const PreparedFolder& folder, Device device, bool quiet, bool graph)
     : recipe_(recipe),
       folder_(folder),
       device_(device),
       dtype_(apply_precision(recipe.train.precision)),
       task_(make_task(recipe, folder)),
-      progress_(task_->score_name(), quiet) {
+      progress_(task_->score_name(), quiet),
+      readback_(device) {
   const TrainConfig& t = recipe_.train;
   check<DataError>(folder_.has_split("train"), folder_.path(), ": has no split train");
   check<DataError>(folder_.count("train") >= t.batch_size, folder_.path(), ": split train has ", folder_.count("train"),
@@ -56,13 +54,11 @@ Trainer::Trainer(const Recipe& recipe, const PreparedFolder& folder, Device devi
   loading.seed = recipe_.seed;
   loading.drop_last = true;
   loading.pad_to = pad_length(recipe_, folder_);
+  loading.pad_step = pad_step(recipe_, folder_);
+  loading.pad_limit = longest_sample(recipe_, folder_);
   loading.prefetch = t.prefetch;
   loader_ = std::make_unique<Loader>(folder_, "train", loading);
-  loss_sum_ = Tensor::zeros({}, DType::f32, device_);
-  score_sum_ = Tensor::zeros({}, DType::f32, device_);
-  norm_sum_ = Tensor::zeros({}, DType::f32, device_);
-  guard_ = Tensor::zeros({}, DType::f32, device_);
-  rng_ = Tensor::zeros({2}, DType::i64, device_);
+  train_step_ = std::make_unique<TrainStep>(*task_, *optimizer_, device_, StepOptions{t.accumulate, dtype_, recipe_.seed, graph});
 }
 
 std::string Trainer::describe(int gpu_index) const {
@@ -92,6 +88,7 @@ std::string Trainer::describe(int gpu_index) const {
                                        text("model.blocks"), text("model.channels"), text("model.heads"), text("model.latents"),
                                        count_elements(task_->parameters()))},
                  {"precision", t.precision},
+                 {"execution", train_step_->captures() ? "steps captured into CUDA graphs" : "op by op"},
                  {"steps", fmt::format("{} of {} x {} samples ({:.2f} epochs)", t.steps, t.batch_size, t.accumulate, epochs)},
                  {"optimizer", fmt::format("{}, lr {}, weight decay {}, schedule {}, clip {}", text("optim.name"), text("optim.lr"),
                                            text("optim.weight_decay"), text("optim.schedule.name"), t.clip_norm)},
@@ -99,111 +96,94 @@ std::string Trainer::describe(int gpu_index) const {
              });
 }
 
-Context Trainer::training_context(int64_t micro) const {
-  Context context;
-  context.training = true;
-  context.dtype = dtype_;
-  context.rng = rng_;
-  context.next_site = static_cast<uint64_t>(micro) << kSiteBits;
-  return context;
-}
-
-Trainer::Forward Trainer::forward_backward(const Batch& batch, Context& context, bool* in_backward) {
-  const Tensor output = task_->forward(batch, context);
-  const Tensor loss = task_->loss(output, batch);
-  if (in_backward) *in_backward = true;
-  backward(recipe_.train.accumulate > 1 ? affine(loss, 1.0 / static_cast<double>(recipe_.train.accumulate), 0.0) : loss);
-  return {output.detach(), loss.detach()};
-}
-
 void Trainer::train_step() {
-  const int64_t accumulate_steps = recipe_.train.accumulate;
-  copy(Tensor::from<int64_t>({static_cast<int64_t>(recipe_.seed), step_}, {2}), rng_);
-  for (int64_t micro = 0; micro < accumulate_steps; ++micro) {
+  for (int64_t micro = 0; micro < recipe_.train.accumulate; ++micro) {
     const Clock::time_point data_start = Clock::now();
     current_ = loader_->next();
-    const Batch batch = to_device(current_, device_);
     data_seconds_ += seconds_since(data_start);
-    Context context = training_context(micro);
-    const Forward result = forward_backward(batch, context, nullptr);
-    const NoGrad no_grad;
-    accumulate(cast_to(result.loss, DType::f32).viewed_as({}), loss_sum_);
-    accumulate(cast_to(task_->score_sum(result.output, batch), DType::f32).viewed_as({}), score_sum_);
+    train_step_->run(current_, micro);
     ++n_batches_;
-    n_samples_ += batch.n_samples;
-    n_tokens_ += batch.n_tokens;
-    tokens_timed_ += batch.n_tokens;
-    epoch_ = batch.epoch;
+    n_samples_ += current_.n_samples;
+    n_tokens_ += current_.n_tokens;
+    tokens_timed_ += current_.n_tokens;
+    epoch_ = current_.epoch;
   }
-  // Sums keep what is not finite until the next log point ends the run: the weights stay those that met the bad batch.
-  copy(loss_sum_, guard_);
-  accumulate(norm_sum_, guard_);
-  optimizer_->check_loss(guard_);
-  optimizer_->step();
-  optimizer_->zero_grad();
-  accumulate(optimizer_->grad_norm().viewed_as({}), norm_sum_);
   ++step_;
   ++steps_timed_;
 }
 
 void Trainer::check_numbers() {
-  const auto bad = static_cast<int64_t>(optimizer_->bad_step().item());
-  if (bad < 0) return;
+  finish_reports(true);
+  if (const auto bad = static_cast<int64_t>(optimizer_->bad_step().item()); bad >= 0) fail_not_finite(bad);
+}
+
+void Trainer::fail_not_finite(int64_t bad) {
   progress_.clear();
   const double lr = optimizer_->lr().item();
   // The optimizer has changed nothing since that step, so running its batches again shows what happened.
   std::string found;
   const int64_t accumulate_steps = recipe_.train.accumulate;
-  copy(Tensor::from<int64_t>({static_cast<int64_t>(recipe_.seed), bad}, {2}), rng_);
+  fill(optimizer_->step_count(), static_cast<double>(bad));
   loader_->seek(bad * accumulate_steps);
   optimizer_->zero_grad();
   for (int64_t micro = 0; micro < accumulate_steps && found.empty(); ++micro) {
     const Batch batch = to_device(loader_->next(), device_);
-    found = first_bad_tensor(task_->parameters(), [&](bool* in_backward) {
-      Context context = training_context(micro);
-      forward_backward(batch, context, in_backward);
-    });
+    found =
+        first_bad_tensor(task_->parameters(), [&](bool* in_backward) { train_step_->forward_backward(batch, micro, in_backward); });
   }
   throw NumericError(cat("step ", bad + 1, ": the loss or its gradient is not finite (lr ", lr, "); first bad tensor: ",
                          found.empty() ? "none in a second pass over the batch: the gradient norm overflowed" : found,
                          "; the last checkpoint stands; try a lower optim.lr or train.clip_norm"));
 }
 
-void Trainer::log_point() {
-  check_numbers();
+/// `now`: something that is no training step follows, so the steps' time ends here.
+void Trainer::log_point(bool now) {
+  readback_.queue(
+      {train_step_->loss_sum(), train_step_->score_sum(), optimizer_->grad_norm(), optimizer_->lr(), optimizer_->bad_step()});
+  fill(train_step_->loss_sum(), 0);
+  fill(train_step_->score_sum(), 0);
+  if (now) compute_stream(device_).synchronize();
   StepReport r;
   r.step = step_;
   r.steps = recipe_.train.steps;
   r.epoch = epoch_;
-  r.loss = loss_sum_.item() / static_cast<double>(std::max<int64_t>(n_batches_, 1));
-  r.score = score_sum_.item() / static_cast<double>(std::max<int64_t>(n_samples_, 1));
-  r.grad_norm = optimizer_->grad_norm().item();
-  r.lr = optimizer_->lr().item();
   const double seconds = seconds_ + seconds_since(window_start_);
   r.ms_per_step = 1e3 * seconds / static_cast<double>(std::max<int64_t>(steps_timed_, 1));
   r.data_share = seconds > 0 ? data_seconds_ / seconds : 0;
   r.tokens_per_s = seconds > 0 ? static_cast<double>(tokens_timed_) / seconds : 0;
   r.seconds_left = 1e-3 * r.ms_per_step * static_cast<double>(r.steps - r.step);
   r.peak_bytes = memory_stats(device_).peak;
-  run_->append_metrics({{"step", r.step},
-                        {"epoch", r.epoch},
-                        {"split", "train"},
-                        {"loss", r.loss},
-                        {task_->score_name(), r.score},
-                        {"lr", r.lr},
-                        {"grad_norm", r.grad_norm},
-                        {"tokens_per_s", r.tokens_per_s},
-                        {"ms_per_step", r.ms_per_step},
-                        {"data_share", r.data_share},
-                        {"peak_bytes", r.peak_bytes}});
-  log_debug(format_report(r, task_->score_name()));
-  progress_.report(r);
-  fill(loss_sum_, 0);
-  fill(score_sum_, 0);
-  fill(norm_sum_, 0);
+  pending_.push_back({r, std::max<int64_t>(n_batches_, 1), std::max<int64_t>(n_samples_, 1)});
   n_batches_ = n_samples_ = n_tokens_ = steps_timed_ = tokens_timed_ = 0;
   seconds_ = data_seconds_ = 0;
   window_start_ = Clock::now();
+}
+
+/// Writes the reports whose figures have come from the device; with `wait` all of them.
+void Trainer::finish_reports(bool wait) {
+  while (!pending_.empty() && (wait || readback_.ready())) {
+    auto [r, n_batches, n_samples] = pending_.front();
+    pending_.pop_front();
+    const std::vector<double> values = readback_.take();
+    if (values[4] >= 0) fail_not_finite(static_cast<int64_t>(values[4]));
+    r.loss = values[0] / static_cast<double>(n_batches);
+    r.score = values[1] / static_cast<double>(n_samples);
+    r.grad_norm = values[2];
+    r.lr = values[3];
+    run_->append_metrics({{"step", r.step},
+                          {"epoch", r.epoch},
+                          {"split", "train"},
+                          {"loss", r.loss},
+                          {task_->score_name(), r.score},
+                          {"lr", r.lr},
+                          {"grad_norm", r.grad_norm},
+                          {"tokens_per_s", r.tokens_per_s},
+                          {"ms_per_step", r.ms_per_step},
+                          {"data_share", r.data_share},
+                          {"peak_bytes", r.peak_bytes}});
+    log_debug(format_report(r, task_->score_name()));
+    progress_.report(r);
+  }
 }
 
 std::optional<Json> Trainer::evaluate_split(const std::string& split, const std::string& note) {
@@ -249,6 +229,7 @@ bool Trainer::run_steps() {
   try {
     window_start_ = Clock::now();
     const auto aside = [&](const auto& body) {  // evaluation and saving do not count as step time
+      compute_stream(device_).synchronize();
       seconds_ += seconds_since(window_start_);
       const bool ok = body();
       window_start_ = Clock::now();
@@ -276,15 +257,18 @@ bool Trainer::run_steps() {
       }
       if (step_ == t.steps) return true;
       train_step();
-      if (step_ % t.log_every == 0 || step_ == t.steps) log_point();
       validated_ = step_ % t.eval_every != 0 && step_ != t.steps;
-      if (validated_ && step_ % t.checkpoint_every == 0) aside(save_last);
+      const bool saves = validated_ && step_ % t.checkpoint_every == 0;
+      if (step_ % t.log_every == 0 || step_ == t.steps) log_point(!validated_ || saves);
+      finish_reports(false);
+      if (saves) aside(save_last);
     }
   } catch (const OutOfMemory& error) { fail_out_of_memory(error); }
 }
 
 void Trainer::fail_out_of_memory(const OutOfMemory& error) {
   progress_.clear();
+  train_step_->release_graphs();
   optimizer_->zero_grad();
   std::string advice = error.what();
   if (current_.n_samples > 0) {
@@ -292,8 +276,7 @@ void Trainer::fail_out_of_memory(const OutOfMemory& error) {
       advice =
           cat("out of ", device_, " memory: ",
               what_would_fit(error, current_, device_, recipe_.train.batch_size, recipe_.train.accumulate, [&](const Batch& batch) {
-                Context context = training_context(0);
-                forward_backward(to_device(batch, device_), context, nullptr);
+                train_step_->forward_backward(to_device(batch, device_), 0);
                 optimizer_->zero_grad();
               }));
     } catch (const std::exception&) {
@@ -332,7 +315,7 @@ std::optional<Json> Trainer::test() {
 int train(const TrainOptions& options) {
   const Device device = parse_device(options.device);
   const PreparedFolder folder = open_data(options.recipe);
-  Trainer trainer(options.recipe, folder, device, options.quiet);
+  Trainer trainer(options.recipe, folder, device, options.quiet, options.graph);
   const size_t colon = options.device.find(':');
   const int gpu = colon == std::string::npos ? 0 : std::atoi(options.device.c_str() + colon + 1);
   const auto show = [&] {

@@ -1,6 +1,7 @@
 #pragma once
 #include <chrono>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <string>
 
@@ -8,6 +9,7 @@
 #include "tools/train/evaluate.h"
 #include "tools/train/progress.h"
 #include "tools/train/run_folder.h"
+#include "tools/train/step.h"
 #include "tools/train/task.h"
 
 namespace flare {
@@ -16,7 +18,7 @@ struct TrainOptions {
   Recipe recipe;  // with the version that config.json is to carry
   std::string run;
   std::string device = "auto";
-  bool resume = false, quiet = false, dry_run = false;
+  bool resume = false, quiet = false, dry_run = false, graph = true;
 };
 
 /// Trains by a recipe into a run folder: batches, steps, metrics, evaluation on the validation split, checkpoints; then the test
@@ -25,11 +27,12 @@ struct TrainOptions {
 /// resumed in between.
 int train(const TrainOptions& options);
 
-/// One run. A step leaves nothing for the host to wait for: loss and score are summed on the device and read at log points.
+/// One run. A step leaves nothing for the host to wait for: loss and score are summed on the device; at log points they are asked
+/// for, and reported when they have come, some steps later.
 class Trainer {
  public:
-  /// Builds the model, the optimizer and the loader; writes nothing.
-  Trainer(const Recipe& recipe, const PreparedFolder& folder, Device device, bool quiet);
+  /// Builds the model, the optimizer and the loader; writes nothing. graph: replay captured steps on CUDA, which changes no bit.
+  Trainer(const Recipe& recipe, const PreparedFolder& folder, Device device, bool quiet, bool graph = true);
   /// The folder to write into; call before restore and run_steps. It must outlive the trainer.
   void attach(const RunFolder& run) { run_ = &run; }
   /// The table shown before step 1; `gpu` is the index of the CUDA device in use.
@@ -46,17 +49,14 @@ class Trainer {
 
  private:
   void train_step();
-  struct Forward {
-    Tensor output, loss;  // off the tape
-  };
-  Forward forward_backward(const Batch& batch, Context& context, bool* in_backward);
-  void log_point();
+  void log_point(bool now);
+  void finish_reports(bool wait);
   bool validate();
   void save(const std::string& name);
   void check_numbers();
+  [[noreturn]] void fail_not_finite(int64_t bad);
   [[noreturn]] void fail_out_of_memory(const OutOfMemory& error);
   std::optional<Json> evaluate_split(const std::string& split, const std::string& note);
-  Context training_context(int64_t micro) const;
   bool averages_weights() const { return recipe_.train.ema_decay > 0; }
 
   Recipe recipe_;
@@ -66,6 +66,7 @@ class Trainer {
   DType dtype_;
   std::unique_ptr<Task> task_;
   std::unique_ptr<Optimizer> optimizer_;
+  std::unique_ptr<TrainStep> train_step_;
   std::unique_ptr<Loader> loader_;
   Progress progress_;
 
@@ -73,15 +74,18 @@ class Trainer {
   bool validated_ = true;  // the evaluation due at step_ has been made
   double best_ = 0;
   int64_t best_step_ = -1;  // -1: none yet
-  // Since the last log point.
-  Tensor loss_sum_, score_sum_, norm_sum_;  // f32 [] on the device
+  // Since the last log point, like the sums in train_step_.
   int64_t n_batches_ = 0, n_samples_ = 0, n_tokens_ = 0;
   int64_t steps_timed_ = 0, tokens_timed_ = 0;  // in this process, unlike n_tokens_
   double seconds_ = 0, data_seconds_ = 0;
   std::chrono::steady_clock::time_point window_start_;
-  Batch current_;  // on the host, for the message when memory runs out
-  Tensor rng_;     // i64 [2]: seed, step
-  Tensor guard_;   // f32 []: not finite from the first bad step on, so that no later step changes anything
+  struct PendingReport {
+    StepReport report;
+    int64_t n_batches, n_samples;
+  };
+  Readback readback_;
+  std::deque<PendingReport> pending_;  // asked for in readback_
+  Batch current_;                      // on the host, for the message when memory runs out
 };
 
 }  // namespace flare

@@ -31,8 +31,8 @@ void Trainer::save(const std::string& name) {
   add("validated", one_integer(validated_));
   add("best", Tensor::from<double>({best_}, {1}));
   add("best_step", one_integer(best_step_));
-  add("loss_sum", loss_sum_);
-  add("score_sum", score_sum_);
+  add("loss_sum", train_step_->loss_sum());
+  add("score_sum", train_step_->score_sum());
   add("counts", Tensor::from<int64_t>({n_batches_, n_samples_, n_tokens_}, {3}));
   files.metadata = {{"format", "pt"},
                     {"flare_version", recipe_.version},
@@ -73,8 +73,8 @@ bool Trainer::restore() {
                                                                                         {"validated", validated},
                                                                                         {"best", best},
                                                                                         {"best_step", best_step},
-                                                                                        {"loss_sum", loss_sum_},
-                                                                                        {"score_sum", score_sum_},
+                                                                                        {"loss_sum", train_step_->loss_sum()},
+                                                                                        {"score_sum", train_step_->score_sum()},
                                                                                         {"counts", counts}})
     targets.push_back({std::string("trainer.") + key, value});
   load_values(targets, files->trainer, where + "/trainer.safetensors");
