@@ -104,6 +104,8 @@ void Upload::send(const std::vector<Tensor>& host) {
   const std::vector<int64_t> offsets = layout(host);
   impl_->bytes = offsets.back();
   impl_->reserve(impl_->bytes);
+  // The host goes on once the compute stream has taken the group before: it stays one group ahead, and this slot is free.
+  if (impl_->sent > 0) impl_->slots[(impl_->sent - 1) % 2].delivered.wait();
   Impl::Slot& slot = impl_->slots[impl_->sent++ % 2];
   slot.copied.wait();
   for (size_t i = 0; i < host.size(); ++i) {

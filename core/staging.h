@@ -9,7 +9,8 @@
 namespace flare {
 
 /// Sends groups of host tensors to the GPU, double-buffered: while the compute stream works on one group, the next is copied from
-/// page-locked memory by a stream of its own. On the host, send() waits for the copy of two groups ago at most.
+/// page-locked memory by a stream of its own. On the host, send() waits until the compute stream has come to the group before, so
+/// that the host is never more than one group ahead.
 class Upload {
  public:
   Upload();

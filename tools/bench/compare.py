@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""Joins the JSON lines of `flare bench mixer|sdpa --json` and of peer_torch.py into one table of ratios.
+"""Joins the JSON lines of `flare bench mixer|sdpa|step --json` and of peer_torch.py into one table of ratios.
 
     compare.py OURS.jsonl THEIRS.jsonl [--format markdown|text]      ratio = their time / ours; theirs is the best of its back ends, eager
                                                                      or captured, whichever is faster
+                                                                     (steps: in its fastest mode). Steps join by setting, precision and
+                                                                     sizes; masks are stated, not matched: PyTorch without one is the faster
     compare.py --ladder LADDER.jsonl [--format markdown|text]        the rungs of the reader's ladder, each against the one before
 A row without a partner is kept, with a dash. Later lines of the same case replace earlier ones.
 """
@@ -91,6 +93,28 @@ def join(ours, theirs):
     return rows
 
 
+def steps(ours, theirs):
+    """Rows of whole training steps: our captured steps (else eager ones) against PyTorch's fastest mode."""
+    mine, peer = {}, {}
+    for side, lines in ((mine, ours), (peer, theirs)):
+        for line in lines:
+            if line.get("bench") == "step":
+                key = tuple(line.get(k) for k in ("setting", "precision", "batch_size", "tokens", "channels", "blocks", "latents"))
+                side.setdefault(key, []).append(line)
+    rows = []
+    for case in [*mine, *(c for c in peer if c not in mine)]:
+        a, b = (min((x for x in side.get(case, []) if x.get("median_ms")), key=lambda x: x["median_ms"], default={}) for side in (mine, peer))
+        some = a or b or (mine.get(case) or peer[case])[0]
+        errors = "; ".join(f"{x.get('mode', 'ours')}: {x['error'][:60]}" for x in mine.get(case, []) + peer.get(case, []) if "error" in x)
+        others = ", ".join(f"{x['mode']} {milliseconds(x['median_ms'])}" for x in peer.get(case, []) if x.get("median_ms") and x is not b)
+        rows.append([case[0], f"{some.get('batch_size', '-')} x {some.get('tokens', '-')}", case[1], a.get("mask", "-"), b.get("mask", "-"),
+                     f"{milliseconds(a.get('median_ms'))} ({a.get('mode', '-')})",
+                     f"{milliseconds(b.get('median_ms'))} ({b.get('mode', '-')})" + (f"; {others}" if others else ""),
+                     ratio(b.get("median_ms"), a.get("median_ms")),
+                     f"{mebibytes(a.get('peak_bytes'))} / {mebibytes(b.get('peak_bytes'))}" + (f" ({errors})" if errors else "")])
+    return rows
+
+
 def ladder(lines):
     """Rows of the ladder's table: every rung of a shape and dtype against the rung before."""
     cases = {}
@@ -126,6 +150,10 @@ def main():
     for side, lines in (("ours", ours), ("theirs", theirs)):
         about = sorted({f"{x.get('program')} {x.get('version')} on {x.get('device')}" for x in lines})
         print(f"{side}: {'; '.join(about) or 'nothing'}", file=sys.stderr)
+    if any(x.get("bench") == "step" for x in ours + theirs):
+        show(["setting", "B x N", "precision", "mask, ours", "theirs", "ours, ms", "PyTorch, ms", "ratio", "peak MiB, ours / theirs"],
+             steps(ours, theirs), args.format)
+        return
     header = ["shape", "dtype", "fwd ms", "PyTorch", "ratio", "fwd+bwd ms", "PyTorch", "ratio", "floor fwd", "floor fwd+bwd",
               "extra MiB, ours / theirs"]
     show(header, join(ours, theirs), args.format)

@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""The peer of `flare bench mixer` and `flare bench sdpa`: the same shapes and dtypes with PyTorch, one JSON object a line.
+"""The peer of `flare bench mixer`, `flare bench sdpa` and `flare bench step`: the same in PyTorch, one JSON object a line.
+
+With --step whole training steps, --shapes being names of settings; see peer_step.py. Else:
 
 The FLARE mixer is two scaled_dot_product_attention calls, encode and decode, measured on every back end that takes the shape (PyTorch's
 own choice, flash, efficient, cudnn, math), eagerly and from a captured CUDA graph. The line's forward_ms and both_ms (forward + backward
@@ -23,6 +25,8 @@ import time
 import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+import peer_step
 
 MIXER = {
     "listops": (32, 8, 16, 128, 2000),
@@ -237,6 +241,10 @@ def main():
     parser.add_argument("--score-range", type=float, default=0.0)
     parser.add_argument("--backends", default=",".join(BACKENDS))
     parser.add_argument("--forward-only", action="store_true")
+    parser.add_argument("--step", action="store_true", help="whole training steps (peer_step.py), with the next three options")
+    parser.add_argument("--modes", default="eager,compile,graphs")
+    parser.add_argument("--precision", default="", choices=("", "fp32", "tf32", "bf16"), help="in place of each setting's own")
+    parser.add_argument("--masked", action="store_true", help="pad and mask the sequences of the settings that have padding")
     args = parser.parse_args()
 
     if args.device == "auto":
@@ -244,6 +252,9 @@ def main():
     device = torch.device(args.device)
     if args.threads:
         torch.set_num_threads(args.threads)
+    if args.step:
+        peer_step.main(args, device)
+        return
     cuda = device.type == "cuda"
     known = SDPA if args.sdpa else MIXER
     short = "2,8,16,1024,1024,2,8,64,1024,1024" if args.sdpa else "listops,image,elasticity"
