@@ -83,27 +83,38 @@ template <class T> struct UpdateArgs {
   T beta2, one_minus_beta2, eps, ema_decay, one_minus_ema_decay;
 };
 
-/// One element: p and its state at flat index i.
-template <Update kUpdate, class T> FLARE_HD void update_one(const UpdateArgs<T>& a, const Plan<T>& plan, T decay, T& p, int64_t i) {
-  T g = a.grads[i] * plan.clip;
-  T m = a.first[i];
+/// One element with its gradient and state.
+template <class T> struct Element { T p, g, first, second, ema; };
+
+/// The element of value `p` at flat index i.
+template <Update kUpdate, class T> FLARE_HD Element<T> load(const UpdateArgs<T>& a, T p, int64_t i) {
+  return {p, a.grads[i], a.first[i], kUpdate == Update::adamw ? a.second[i] : T(0), a.ema ? a.ema[i] : T(0)};
+}
+
+template <Update kUpdate, class T> FLARE_HD void update(const UpdateArgs<T>& a, const Plan<T>& plan, T decay, Element<T>& e) {
+  T g = e.g * plan.clip;
   if constexpr (kUpdate == Update::adamw) {
-    m = plan.beta1 * m + plan.one_minus_beta1 * g;
-    const T v = a.beta2 * a.second[i] + a.one_minus_beta2 * g * g;
-    a.second[i] = v;
-    p -= plan.lr * decay * p + plan.step_size * m / (std::sqrt(v) / plan.root_correction + a.eps);
+    e.first = plan.beta1 * e.first + plan.one_minus_beta1 * g;
+    e.second = a.beta2 * e.second + a.one_minus_beta2 * g * g;
+    e.p -= plan.lr * decay * e.p + plan.step_size * e.first / (std::sqrt(e.second) / plan.root_correction + a.eps);
   } else if constexpr (kUpdate == Update::lion) {
-    const T c = plan.beta1 * m + plan.one_minus_beta1 * g;
-    p -= plan.lr * (decay * p + static_cast<T>((c > 0) - (c < 0)));
-    m = a.beta2 * m + a.one_minus_beta2 * g;
+    const T c = plan.beta1 * e.first + plan.one_minus_beta1 * g;
+    e.p -= plan.lr * (decay * e.p + static_cast<T>((c > 0) - (c < 0)));
+    e.first = a.beta2 * e.first + a.one_minus_beta2 * g;
   } else {
-    g += decay * p;
-    m = plan.beta1 * m + g;
-    p -= plan.lr * (kUpdate == Update::nesterov ? g + plan.beta1 * m : m);
+    g += decay * e.p;
+    e.first = plan.beta1 * e.first + g;
+    e.p -= plan.lr * (kUpdate == Update::nesterov ? g + plan.beta1 * e.first : e.first);
   }
-  a.first[i] = m;
-  if (a.ema) a.ema[i] = a.ema_decay * a.ema[i] + a.one_minus_ema_decay * p;
-  if (a.rounded) a.rounded[i] = bf16(p);
+  e.ema = a.ema_decay * e.ema + a.one_minus_ema_decay * e.p;
+}
+
+template <Update kUpdate, class T> FLARE_HD void store(const UpdateArgs<T>& a, const Element<T>& e, T& p, int64_t i) {
+  p = e.p;
+  a.first[i] = e.first;
+  if constexpr (kUpdate == Update::adamw) a.second[i] = e.second;
+  if (a.ema) a.ema[i] = e.ema;
+  if (a.rounded) a.rounded[i] = bf16(e.p);
 }
 
 template <class T> void partial_sums_cpu(const T* grads, int64_t n, double* sums) {
@@ -127,8 +138,11 @@ template <Update kUpdate, class T> void update_cpu(const UpdateArgs<T>& a, int64
     for (int64_t c = begin; c < end; ++c) {
       const Chunk chunk = a.chunks[c];
       T* param = static_cast<T*>(chunk.param);
-      for (int64_t i = 0; i < chunk.count; ++i)
-        update_one<kUpdate>(a, plan, static_cast<T>(chunk.weight_decay), param[i], chunk.flat + i);
+      for (int64_t i = 0; i < chunk.count; ++i) {
+        Element<T> e = load<kUpdate>(a, param[i], chunk.flat + i);
+        update<kUpdate>(a, plan, static_cast<T>(chunk.weight_decay), e);
+        store<kUpdate>(a, e, param[i], chunk.flat + i);
+      }
     }
   });
 }
@@ -166,14 +180,24 @@ template <class T> __global__ void prepare_kernel(PrepareArgs<T> a, const double
   if (threadIdx.x == 0) prepare(a, sum);
 }
 
-/// grid: one block a chunk; threads stride over its elements. adamw reads p, g, m, v and writes p, m, v: 28 bytes an element.
-template <Update kUpdate, class T> __global__ void update_kernel(UpdateArgs<T> a) {
+/// grid: one block a chunk; a thread takes every kThreads-th element, all its loads before the first store, which the compiler
+/// cannot know to be elsewhere. adamw reads p, g, m, v and writes p, m, v: 28 bytes an element.
+template <Update kUpdate, class T> __global__ void __launch_bounds__(kThreads) update_kernel(UpdateArgs<T> a) {
   const Plan<T> plan = *a.plan;
   if (!plan.apply) return;
   const Chunk chunk = a.chunks[blockIdx.x];
   T* param = static_cast<T*>(chunk.param);
-  for (int64_t i = threadIdx.x; i < chunk.count; i += kThreads)
-    update_one<kUpdate>(a, plan, static_cast<T>(chunk.weight_decay), param[i], chunk.flat + i);
+  constexpr int kEach = static_cast<int>(kChunk / kThreads);
+  Element<T> elements[kEach];
+#pragma unroll
+  for (int j = 0; j < kEach; ++j)
+    if (const int64_t i = threadIdx.x + j * kThreads; i < chunk.count) elements[j] = load<kUpdate>(a, param[i], chunk.flat + i);
+#pragma unroll
+  for (int j = 0; j < kEach; ++j)
+    if (const int64_t i = threadIdx.x + j * kThreads; i < chunk.count) {
+      update<kUpdate>(a, plan, static_cast<T>(chunk.weight_decay), elements[j]);
+      store<kUpdate>(a, elements[j], param[i], chunk.flat + i);
+    }
 }
 #endif
 
