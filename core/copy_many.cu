@@ -12,7 +12,7 @@ namespace {
 #if defined(FLARE_CUDA)
 enum class Mode { copy, round, add };
 
-constexpr int kPairs = 112;          // the table is a kernel argument: 4 KiB at most on GPUs before sm_70
+constexpr int kPairs = 112;          // the table is a kernel argument, and 4 KiB of those are taken everywhere
 constexpr int64_t kPerBlock = 2048;  // elements
 constexpr int kThreads = 256;
 
@@ -24,24 +24,21 @@ struct Table {
   int32_t first_block[kPairs + 1];
   int32_t n = 0;
 };
-static_assert(sizeof(Table) <= 4000);
+static_assert(sizeof(Table) <= 4000 && kPairs <= kThreads);
 
-/// grid: enough blocks of 256 threads for every pair's elements, 2048 a block; a block finds its pair by bisection in the table,
-/// which lies in constant memory. Reads 4 bytes an element (8 when adding), writes 4 or 2.
+/// grid: enough blocks of 256 threads for every pair's elements, 2048 a block. A block's pair is the last one that begins at or
+/// before it; each thread looks at one entry, since bisection would wait for one load of the table after another. Reads 4 bytes an
+/// element (8 when adding), writes 4 or 2.
 template <Mode kMode> __global__ void many_kernel(Table t) {
-  int low = 0, high = t.n;
-  const int block = static_cast<int>(blockIdx.x);
-  while (high - low > 1) {
-    const int middle = (low + high) / 2;
-    (t.first_block[middle] <= block ? low : high) = middle;
-  }
-  const float* src = t.src[low];
-  const int64_t begin = (block - t.first_block[low]) * kPerBlock, n = t.count[low];
+  const int block = static_cast<int>(blockIdx.x), thread = static_cast<int>(threadIdx.x);
+  const int pair = __syncthreads_count(thread < t.n && t.first_block[thread] <= block) - 1;
+  const float* src = t.src[pair];
+  const int64_t begin = (block - t.first_block[pair]) * kPerBlock, n = t.count[pair];
   const int64_t end = begin + kPerBlock < n ? begin + kPerBlock : n;
   for (int64_t i = begin + threadIdx.x; i < end; i += kThreads) {
-    if constexpr (kMode == Mode::copy) static_cast<float*>(t.dst[low])[i] = src[i];
-    if constexpr (kMode == Mode::add) static_cast<float*>(t.dst[low])[i] += src[i];
-    if constexpr (kMode == Mode::round) static_cast<bf16*>(t.dst[low])[i] = bf16(src[i]);
+    if constexpr (kMode == Mode::copy) static_cast<float*>(t.dst[pair])[i] = src[i];
+    if constexpr (kMode == Mode::add) static_cast<float*>(t.dst[pair])[i] += src[i];
+    if constexpr (kMode == Mode::round) static_cast<bf16*>(t.dst[pair])[i] = bf16(src[i]);
   }
 }
 

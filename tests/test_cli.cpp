@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <sstream>
 #include <thread>
 
 #include <fcntl.h>
@@ -375,4 +376,34 @@ TEST_CASE("cli: bench mixer and sdpa measure a shape and print one object a line
   check_failure(scratch.run({"bench", "mixer", "--kernel", "nave"}), 2, {"naive, tiled, tensor-core, split-token or final"});
   check_failure(scratch.run({"bench", "mixer", "--device", "cpu", "--shapes", "elasticity", "--kernel", "naive"}), 4,
                 {"use final"});
+}
+
+TEST_CASE("cli: bench step trains every setting for a few steps and prints one object a line") {
+  const Scratch scratch;
+  const Outcome all = scratch.run({"bench", "step", "all", "--device", "cpu", "--tokens", "12", "--set", "train.batch_size=2",
+                                   "--set", "model.blocks=1", "--repeats", "1", "--json"});
+  INFO(all.err);
+  REQUIRE(all.code == 0);
+  std::istringstream lines(all.out);
+  int n = 0;
+  for (std::string text; std::getline(lines, text); ++n) {
+    const Json line = Json::parse(text);
+    CAPTURE(text);
+    CHECK((line["bench"] == "step" && line["mode"] == "cpu" && line["batch_size"] == 2));
+    CHECK(line["tokens"] == (line["setting"] == "retrieval" ? 24 : 12));
+    CHECK((line["median_ms"] > 0 && line["peak_bytes"] > 0 && line["samples"] == 5));
+  }
+  CHECK(n == 9);
+  // The published count of parameters of this setting.
+  const Outcome whole = scratch.run({"bench", "step", "elasticity", "--device", "cpu", "--tokens", "12", "--json"});
+  REQUIRE(whole.code == 0);
+  CHECK(Json::parse(whole.out)["parameters"] == 592641);
+  const std::string recipe = std::string(FLARE_SOURCE_DIR) + "/tools/configs/lra/listops.json";
+  const Outcome of_file = scratch.run(
+      {"bench", "step", recipe, "--device", "cpu", "--tokens", "40", "--no-mask", "--no-graph", "--set", "train.batch_size=2"});
+  REQUIRE(of_file.code == 0);
+  CHECK(contains(of_file.out, "listops"));
+  CHECK(contains(of_file.out, "mask: none"));
+  check_failure(scratch.run({"bench", "step", "elastic"}), 2, {"elastic", "elasticity, darcy"});
+  check_failure(scratch.run({"bench", "step", "image", "--set", "model.chanels=3"}), 2, {"model.chanels", "model.channels"});
 }
