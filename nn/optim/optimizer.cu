@@ -357,6 +357,7 @@ void Optimizer::refresh_rounded() {
   std::vector<CopyPair> stale;
   for (size_t i = 0; i < parameters_.size(); ++i)
     if (!has_rounded(parameters_[i].value)) stale.push_back({parameters_[i].value.detach(), rounded_views_[i]});
+  if (stale.empty()) return;
   copy_many(stale);
   attach_all_rounded();
 }

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Measures the FLARE mixer and attention beside PyTorch on this machine and joins the results.
+# Measures the FLARE mixer, attention and whole training steps beside PyTorch on this machine and joins the results.
 #
 #   bash tools/bench/mixer.sh [--out DIR] [--device cuda|cpu] [--repeats N] [--shapes LIST] [--dtype LIST] [--threads N] [part ...]
 #
 # Parts (default: mixer), with their results in DIR (default: runs/bench):
 #   mixer, sdpa   ours and the peer's, joined: <part>.md
+#   step          training steps of nine settings (--shapes names some), each in its own precision: step.md
 #   ladder        the reader's ladder: ladder.md
 #   linearity     time against N from 10^4 to 10^7 tokens: mixer_linearity.svg
 # FLARE names the program (build/flare), PYTHON the interpreter that has PyTorch (python3). Without PyTorch ours is measured alone.
@@ -18,8 +19,8 @@ while [ $# -gt 0 ]; do
       [ $# -ge 2 ] || { echo "mixer.sh: $1 needs a value" >&2; exit 2; }
       printf -v "${1#--}" %s "$2"
       shift 2 ;;
-    mixer | sdpa | ladder | linearity) parts+=("$1"); shift ;;
-    -h | --help) sed -n '2,10p' "$0" | sed 's/^# \{0,1\}//'; exit 0 ;;
+    mixer | sdpa | step | ladder | linearity) parts+=("$1"); shift ;;
+    -h | --help) sed -n '2,11p' "$0" | sed 's/^# \{0,1\}//'; exit 0 ;;
     *) echo "mixer.sh: no part or option $1; see --help" >&2; exit 2 ;;
   esac
 done
@@ -51,6 +52,20 @@ for part in "${parts[@]}"; do
       fi
       "$python" "$here/compare.py" "$out/$part-flare.jsonl" "$out/$part-torch.jsonl" >"$out/$part.md"
       "$python" "$here/compare.py" --format text "$out/$part-flare.jsonl" "$out/$part-torch.jsonl" 2>/dev/null ;;
+    step)
+      names=${shapes:-all}
+      [ "$threads" = 0 ] || export FLARE_THREADS=$threads
+      "$flare" bench step ${names//,/ } --device "$device" --repeats "$repeats" --json >"$out/step-flare.jsonl"
+      : >"$out/step-torch.jsonl"
+      if [ $has_torch = yes ]; then
+        modes=eager,compile,graphs
+        [ "$("$python" -c 'import torch; print(torch.cuda.is_available())')" = True ] && [ "$device" != cpu ] || modes=eager,compile
+        "$python" "$here/peer_torch.py" --step --shapes "$names" --modes $modes --device "$peer_device" --repeats "$repeats" \
+          --threads "$threads" >"$out/step-torch.jsonl" || echo "mixer.sh: the peer ended early" >&2
+      else
+        echo "mixer.sh: $python has no torch: no peer" >&2
+      fi
+      "$python" "$here/compare.py" "$out/step-flare.jsonl" "$out/step-torch.jsonl" | tee "$out/step.md" ;;
     ladder)
       : >"$out/ladder-flare.jsonl"
       for rung in naive tiled tensor-core split-token final; do
