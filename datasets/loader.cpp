@@ -47,11 +47,10 @@ template <class To> void convert_rows(const Column& c, int64_t row, int64_t n_ro
   }
 }
 
-/// Gathers samples into [B, N, ...], zero past their ends; returns the number of rows copied. The mask stays undefined when no
+/// Gathers samples into [B, n, ...], zero past their ends; returns the number of rows copied. The mask stays undefined when no
 /// sample can ever need it.
-template <class To>
-int64_t gather(const Column& c, std::span<const int64_t> samples, const LoaderOptions& options, Tensor& out, Tensor& mask) {
-  const int64_t n_samples = static_cast<int64_t>(samples.size()), n = batch_length(c, samples, options);
+template <class To> int64_t gather(const Column& c, std::span<const int64_t> samples, int64_t n, Tensor& out, Tensor& mask) {
+  const int64_t n_samples = static_cast<int64_t>(samples.size());
   const bool needs_mask = c.field.ragged || n > c.rows_per_sample;
   Shape shape{n_samples, n};
   for (int a = c.field.ragged ? 0 : 1; a < c.field.shape.ndim(); ++a) shape.push_back(c.field.shape[a]);
@@ -131,6 +130,12 @@ struct Loader::Impl {
     order_epoch = epoch;
   }
 
+  /// Whether both sequences of a pair get one length: two would make as many shapes as there are pairs of lengths.
+  bool pads_pairs() const {
+    return options.pad_step > 0 && folder.has_field("tokens") && folder.has_field("tokens_b") &&
+           folder.column(split, "tokens").field.ragged && folder.column(split, "tokens_b").field.ragged;
+  }
+
   Batch build(int64_t index) {
     Batch batch;
     batch.epoch = index / n_batches;
@@ -138,6 +143,9 @@ struct Loader::Impl {
     const int64_t first = index % n_batches * options.batch_size, last = std::min(n_samples, first + options.batch_size);
     const std::span<const int64_t> samples(order.data() + first, static_cast<size_t>(last - first));
     batch.n_samples = last - first;
+    const int64_t pair_length = pads_pairs() ? std::max(batch_length(folder.column(split, "tokens"), samples, options),
+                                                        batch_length(folder.column(split, "tokens_b"), samples, options))
+                                             : 0;
     for (const FieldInfo& field : folder.info().fields) {
       const Column& c = folder.column(split, field.name);
       // The split was validated, but its files may have changed under the mapping: an id outside the vocabulary would make a
@@ -147,17 +155,18 @@ struct Loader::Impl {
         check<DataError>(problem.empty(), problem);
       }
       Tensor no_mask;
+      const auto length = [&] { return pair_length > 0 && c.field.ragged ? pair_length : batch_length(c, samples, options); };
       if (field.name == "tokens") {
-        batch.n_tokens += gather<int64_t>(c, samples, options, batch.tokens, batch.mask);
+        batch.n_tokens += gather<int64_t>(c, samples, length(), batch.tokens, batch.mask);
       } else if (field.name == "tokens_b") {
-        batch.n_tokens += gather<int64_t>(c, samples, options, batch.tokens_b, batch.mask_b);
+        batch.n_tokens += gather<int64_t>(c, samples, length(), batch.tokens_b, batch.mask_b);
       } else if (field.name == "labels") {
         batch.labels = Tensor::empty({batch.n_samples}, DType::i64);
         for (int64_t b = 0; b < batch.n_samples; ++b) batch.labels.data<int64_t>()[b] = c.integer(samples[static_cast<size_t>(b)]);
       } else if (field.name == "x") {
-        batch.n_tokens += gather<float>(c, samples, options, batch.x, folder.has_field("tokens") ? no_mask : batch.mask);
+        batch.n_tokens += gather<float>(c, samples, length(), batch.x, folder.has_field("tokens") ? no_mask : batch.mask);
       } else if (field.name == "y") {
-        gather<float>(c, samples, options, batch.y, no_mask);
+        gather<float>(c, samples, length(), batch.y, no_mask);
       }
     }
     return batch;

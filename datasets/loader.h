@@ -28,7 +28,8 @@ struct LoaderOptions {
   bool drop_last = true;
   int64_t pad_to = 0;  // fixed N, longer samples are truncated; 0: longest in the batch
   /// pad_to 0, fields of varying length: N is rounded up to a multiple of pad_step (0: not), but not beyond pad_limit (0: no limit)
-  /// unless a sample is longer. Few lengths mean few shapes, so that a captured step can be replayed.
+  /// unless a sample is longer; both sequences of a pair get one N. Few lengths mean few shapes, so that a captured step can
+  /// be replayed.
   int64_t pad_step = 0, pad_limit = 0;
   bool prefetch = true;  // a background thread works a few batches ahead; the batches are the same without
 };

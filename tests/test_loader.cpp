@@ -244,4 +244,20 @@ TEST_CASE("loader: fields, fixed and of variable length, and pairs") {
   CHECK(batch.mask_b.to_vector() == std::vector<double>{1, 0, 0, 0, 1, 1, 1, 1});
   CHECK(batch.labels.to_vector() == std::vector<double>{0, 3});
   CHECK(batch.n_tokens == 9);
+  {
+    PreparedWriter writer(tmp / "uneven pairs", pairs);
+    const auto ragged = [&](const char* field, const std::vector<int64_t>& offsets) {
+      writer.add_ragged("train", field, Tensor::full({offsets.back()}, 2, DType::u8), Tensor::from(offsets, {3}));
+    };
+    ragged("tokens", {0, 1, 6});
+    ragged("tokens_b", {0, 2, 4});
+    writer.add("train", "labels", Tensor::from(std::vector<uint8_t>{0, 3}, {2}));
+    writer.commit();
+  }
+  batch = Loader(PreparedFolder(tmp / "uneven pairs"), "train", {.batch_size = 2, .shuffle = false, .pad_step = 4}).next();
+  CHECK(batch.tokens.shape() == Shape{2, 8});
+  CHECK(batch.tokens_b.shape() == Shape{2, 8});
+  CHECK(batch.mask_b.to_vector() == std::vector<double>{1, 1, 0, 0, 0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0});
+  batch = Loader(PreparedFolder(tmp / "uneven pairs"), "train", {.batch_size = 2, .shuffle = false}).next();
+  CHECK((batch.tokens.size(1) == 5 && batch.tokens_b.size(1) == 2));
 }

@@ -199,6 +199,36 @@ TEST_CASE("a step that is not finite is found and named, captured or not") {
     }
 }
 
+TEST_CASE("a step with kept bf16 weights equals one that converts them at every use") {
+  for (const Device device : devices()) {
+    const TrainFixture f("rounded");
+    const PreparedFolder folder = open_data(f.recipe);
+    const auto train = [&](bool by_step) {
+      const auto task = make_task(f.recipe, folder);
+      task->model().to(device);
+      Optimizer optimizer(task->parameters(), f.recipe.optim, 100, 1.0);
+      TrainStep step(*task, optimizer, device, {1, DType::bf16, 0, true});
+      Loader loader(folder, "train", {.batch_size = 4, .pad_to = 24});
+      for (int i = 0; i < 6; ++i) {
+        if (by_step) {
+          step.run(loader.next(), 0);
+          continue;
+        }
+        step.forward_backward(to_device(loader.next(), device), 0);
+        optimizer.step();
+        optimizer.zero_grad();
+      }
+      std::vector<double> all;
+      for (const Parameter& p : task->parameters()) {
+        CHECK(has_rounded(p.value) == by_step);
+        for (const double x : p.value.to_vector()) all.push_back(x);
+      }
+      return all;
+    };
+    CHECK(train(true) == train(false));
+  }
+}
+
 TEST_CASE("a captured step is replayed: graphs, one a length, sharing their memory") {
   if (!cuda_available()) {
     MESSAGE("skipped: no GPU on this machine");

@@ -1,5 +1,7 @@
 #include "tools/train/step.h"
 
+#include <algorithm>
+
 #include "core/allocator.h"
 #include "core/copy_many.h"
 #include "core/log.h"
@@ -10,8 +12,9 @@ namespace {
 
 /// Dropout sites of micro-batch m start at m * 2^32, so that every micro-batch of a step draws other numbers.
 constexpr int kSiteBits = 32;
-/// Batches are padded to few lengths (datasets/loader.h), so this many are never reached unless a recipe turns that off.
-constexpr size_t kMaxRecorded = 64;
+/// Graphs kept for each micro-batch of a step, up to a limit of them all. Batches are padded to few lengths (datasets/loader.h), so
+/// this many are not reached unless a recipe turns that off.
+constexpr size_t kRecordedEach = 32, kMaxRecorded = 256;
 
 constexpr Tensor Batch::*kFields[] = {&Batch::tokens, &Batch::mask, &Batch::tokens_b, &Batch::mask_b,
                                       &Batch::labels, &Batch::x,    &Batch::y};
@@ -100,7 +103,7 @@ TrainStep::Recorded& TrainStep::find(const Batch& batch, int64_t micro) {
     recorded_.splice(recorded_.begin(), recorded_, at);
     return recorded_.front();
   }
-  if (recorded_.size() >= kMaxRecorded) recorded_.pop_back();
+  if (recorded_.size() >= std::min(kMaxRecorded, kRecordedEach * static_cast<size_t>(options_.accumulate))) recorded_.pop_back();
   recorded_.emplace_front();
   Recorded& recorded = recorded_.front();
   recorded.key = key;
