@@ -9,20 +9,17 @@
 namespace flare {
 namespace {
 
-/// A running sum of cotangents. The first one is kept as it came, since an op may hand one tensor to several inputs; the sum
-/// becomes ours, and may be added to in place, from the second on.
+/// A running sum of cotangents. The first one is kept as it came, since an op may hand one tensor to several inputs; what nobody
+/// else holds is added to in place.
 struct Cotangent {
   Tensor value;
-  bool owned = false;
-  void add(const Tensor& g) {
-    if (!value) {
-      value = g;
-    } else if (owned) {
+  void add(Tensor g) {
+    if (!value)
+      value = std::move(g);
+    else if (value.is_sole_owner() && value.is_contiguous())
       accumulate(g, value);
-    } else {
+    else
       value = sum_of(value, g);
-      owned = true;
-    }
   }
 };
 
@@ -86,13 +83,13 @@ void backward(const Tensor& y, const Tensor& gy, bool keep_graph) {
   std::unordered_map<Node*, Cotangent> sums;
   Deliveries deliveries;
   std::vector<std::shared_ptr<Node>> alive;  // nodes stay valid while their consumers are torn down
-  const auto push = [&](const std::shared_ptr<Node>& node, const Tensor& g) {
+  const auto push = [&](const std::shared_ptr<Node>& node, Tensor g) {
     const auto [entry, is_new] = sums.try_emplace(node.get());
     if (is_new) {
       pending.push(node.get());
       alive.push_back(node);
     }
-    entry->second.add(g);
+    entry->second.add(std::move(g));
   };
   push(y.tape()->producer, seed);
 
@@ -113,7 +110,7 @@ void backward(const Tensor& y, const Tensor& gy, bool keep_graph) {
       if (!input) continue;
       check(grads[i].defined(), node->name, ": no gradient for input ", i, ", which requires one");
       if (input->producer)
-        push(input->producer, grads[i]);
+        push(input->producer, std::move(grads[i]));
       else
         deliveries.add(input, std::move(grads[i]));
     }
