@@ -46,6 +46,14 @@ void set_requires_grad(const Tensor& x, bool on) {
   x.tape()->requires_grad = on;
 }
 
+void remake_in_backward(const Tensor& x, std::function<Tensor()> make) {
+  if (requires_grad(x) && grad_enabled()) x.tape()->remake = std::move(make);
+}
+std::function<Tensor()> source_of(const Tensor& x) {
+  if (x.tape() && x.tape()->remake) return x.tape()->remake;
+  return [kept = x.detach()] { return kept; };
+}
+
 Tensor grad(const Tensor& x) {
   if (!x.tape()) return {};
   TapeRecord& leaf = *x.tape();

@@ -20,6 +20,7 @@ struct TapeRecord {
   Tensor grad;                     // leaves only
   bool grad_is_void = false;       // what grad holds counts as zero: the next gradient replaces it, and nothing had to clear it
   std::shared_ptr<Node> producer;  // null for leaves
+  std::function<Tensor()> remake;  // see remake_in_backward
 };
 
 /// A tensor a node keeps for its backward pass, with the storage version it had when it was kept.
@@ -62,6 +63,13 @@ void set_requires_grad(const Tensor& x, bool on = true);
 /// The gradient of a leaf; undefined before backward. Clears one that is void.
 Tensor grad(const Tensor& x);
 void clear_grad(const Tensor& x);
+
+/// From here on nothing keeps x for its backward pass: whoever would, calls make() there in its place. make() must return the same
+/// bits and hold no more than what it needs; it runs without a tape. Memory for time: see train.recompute. x: just made, before any
+/// op reads it. Without effect where x wants no gradient.
+void remake_in_backward(const Tensor& x, std::function<Tensor()> make);
+/// A function that returns x without holding it if x is remade, and holding it otherwise.
+std::function<Tensor()> source_of(const Tensor& x);
 
 /// Runs the tape backward from y with cotangent gy (default: 1, y must then have one element) and adds into the leaves'
 /// gradients. Iterative, so depth is no limit; frees what nodes saved unless keep_graph. ShapeError when y is not on the

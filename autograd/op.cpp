@@ -35,6 +35,9 @@ void record(const char* op, Inputs in, Outputs out, Keep keep, std::function<Gra
   node->out_device = out[0].device();
 
   Saved saved;
+  std::vector<std::pair<size_t, std::function<Tensor()>>> remade;  // inputs by index
+  const bool keep_inputs = keep == Keep::inputs || keep == Keep::both || keep == Keep::inputs_and_statistics;
+  const bool keep_outputs = keep == Keep::outputs || keep == Keep::both || keep == Keep::inputs_and_statistics;
   const auto keep_tensor = [&](const Tensor& x) {
     // Detached: a saved output that still pointed at its node would keep the graph alive for ever.
     const Tensor kept = x ? x.detach() : Tensor();
@@ -46,15 +49,20 @@ void record(const char* op, Inputs in, Outputs out, Keep keep, std::function<Gra
     saved.wanted.push_back(requires_grad(x));
     saved.in_shapes.push_back(x ? x.shape() : Shape{});
     saved.in_dtypes.push_back(x ? x.dtype() : DType::f32);
-    if (keep == Keep::inputs || keep == Keep::both) saved.inputs.push_back(keep_tensor(x));
+    if (!keep_inputs) continue;
+    const bool remake = x && x.tape() && x.tape()->remake;
+    if (remake) remade.emplace_back(saved.inputs.size(), x.tape()->remake);
+    saved.inputs.push_back(remake ? Tensor() : keep_tensor(x));
   }
-  for (const Tensor& x : out)
-    if (keep == Keep::outputs || keep == Keep::both) saved.outputs.push_back(keep_tensor(x));
+  for (size_t i = 0; keep_outputs && i < out.size(); ++i)
+    saved.outputs.push_back(i == 0 && keep == Keep::inputs_and_statistics ? Tensor() : keep_tensor(out[i]));
 
   Node* raw = node.get();
-  node->vjp = [vjp = std::move(vjp), saved = std::move(saved), raw](const Tensor& gy) {
+  node->vjp = [vjp = std::move(vjp), kept = std::move(saved), remade = std::move(remade), raw](const Tensor& gy) {
     check(gy.shape() == raw->out_shape && gy.dtype() == raw->out_dtype, raw->name, ": cotangent ", gy.dtype(), " ", gy.shape(),
           " for an output ", raw->out_dtype, " ", raw->out_shape);
+    Saved saved = kept;
+    for (const auto& [index, make] : remade) saved.inputs[index] = make();
     Grads grads = vjp(saved, gy);
     for (size_t i = 0; i < grads.size() && i < saved.wanted.size(); ++i) {
       if (!grads[i] || !saved.wanted[i]) continue;

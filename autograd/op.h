@@ -7,7 +7,8 @@
 ///   kernel:     infer, forward_cpu, forward_cuda, and either vjp or `not_differentiable` (a reason)
 ///   view:       static Tensor view(const Tensor& x, const Attrs&), and vjp; moves no data
 ///   composite:  static Tensor compose(Inputs, const Attrs&); other ops, whose derivatives do the rest
-/// A fused kernel op adds `static Tensor reference(Inputs, const Attrs&)`: the plain composition, its oracle.
+/// A fused kernel op adds `static Tensor reference(Inputs, const Attrs&)`: the plain composition, its oracle. One whose
+/// forward_cuda takes much memory for itself says so: `static int64_t workspace(Inputs, const Attrs&)`, in bytes, for memory plans.
 /// Inputs reach kernels contiguous unless the op says `static constexpr bool takes_strided = true`. Optional inputs are
 /// undefined tensors. Output 0 is the result; further outputs (statistics) carry no gradient.
 #include <any>
@@ -19,6 +20,7 @@
 #include <vector>
 
 #include "autograd/node.h"
+#include "core/rehearsal.h"
 #include "core/tensor.h"
 
 namespace flare {
@@ -35,7 +37,7 @@ using OutSpecs = std::vector<OutSpec>;
 inline constexpr const char* kFirstOrderOnly = "a backward pass; the tape differentiates once";
 
 /// What the tape must hold on to for the vjp. Shapes and dtypes are always kept.
-enum class Keep { nothing, inputs, outputs, both };
+enum class Keep { nothing, inputs, outputs, both, inputs_and_statistics };  // statistics: outputs but the first
 
 /// What a vjp sees: the kept tensors (accessing one that was not kept throws), shapes, and which gradients are wanted.
 class Saved {
@@ -117,6 +119,13 @@ template <class Op> constexpr Keep keeps_of() {
     return Op::keeps;
   return Keep::both;
 }
+template <class Op> int64_t workspace_of(Inputs in, const typename Op::Attrs& attrs) {
+  if constexpr (requires {
+                  { Op::workspace(in, attrs) } -> std::convertible_to<int64_t>;
+                })
+    return Op::workspace(in, attrs);
+  return 0;
+}
 template <class Op> constexpr bool takes_strided_of() {
   if constexpr (requires {
                   { Op::takes_strided } -> std::convertible_to<bool>;
@@ -148,6 +157,8 @@ template <AnyOp Op> std::vector<Tensor> apply_all(std::vector<Tensor> in, const 
           if (x) x = contiguous(x);
       if (device == Device::cpu) {
         Op::forward_cpu(Inputs(packed), Outputs(out), attrs);
+      } else if (rehearsing()) {
+        Tensor::empty(Shape{workspace_of<Op>(Inputs(packed), attrs)}, DType::u8, device);
       } else {
 #if defined(FLARE_CUDA)
         Op::forward_cuda(Inputs(packed), Outputs(out), attrs, compute_stream(device));

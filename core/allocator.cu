@@ -7,6 +7,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "core/rehearsal.h"
 #if defined(FLARE_CUDA)
 #include "core/launch.cuh"
 #endif
@@ -15,13 +16,6 @@ namespace flare {
 namespace {
 
 constexpr int64_t kAlignment = 256;
-
-/// Rounds up to a multiple of 1/8 of the power of two below, at least 256 bytes.
-int64_t size_class(int64_t bytes) {
-  if (bytes <= 8 * kAlignment) return (bytes + kAlignment - 1) / kAlignment * kAlignment;
-  const int64_t step = static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(bytes - 1))) / 8;
-  return (bytes + step - 1) / step * step;
-}
 
 /// nullptr when the system has no room.
 void* system_allocate(Device device, int64_t bytes) {
@@ -209,12 +203,23 @@ Pool& pool(Device device) {
 
 }  // namespace
 
+/// A multiple of 1/8 of the power of two below, at least 256 bytes.
+int64_t size_class(int64_t bytes) {
+  if (bytes <= 8 * kAlignment) return (bytes + kAlignment - 1) / kAlignment * kAlignment;
+  const int64_t step = static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(bytes - 1))) / 8;
+  return (bytes + step - 1) / step * step;
+}
+
 void* allocate_bytes(Device device, int64_t bytes) {
   check(bytes >= 0, "allocator: negative size ", bytes);
-  return bytes == 0 ? nullptr : pool(device).take(bytes);
+  if (bytes == 0) return nullptr;
+  return device == Device::cuda && rehearsing() ? rehearse_allocation(bytes) : pool(device).take(bytes);
 }
 void release_bytes(Device device, void* data, int64_t bytes) noexcept {
-  if (data) pool(device).give(data, bytes);
+  if (is_rehearsed(data))
+    rehearse_release(bytes);
+  else if (data)
+    pool(device).give(data, bytes);
 }
 MemoryStats memory_stats(Device device) { return pool(device).stats(); }
 void reset_peak(Device device) { pool(device).reset_peak(); }

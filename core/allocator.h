@@ -18,6 +18,8 @@ struct MemoryStats {
 /// safe because all work of a device runs on its one compute stream. Sizes round up to 1/8 of a power of two (at most 12.5 %
 /// waste). Returned blocks are aligned to 256 bytes. Throws OutOfMemory with the figures after giving cached blocks back.
 void* allocate_bytes(Device device, int64_t bytes);
+/// What a block of so many bytes takes.
+int64_t size_class(int64_t bytes);
 void release_bytes(Device device, void* data, int64_t bytes) noexcept;
 MemoryStats memory_stats(Device device);
 void reset_peak(Device device);

@@ -2,6 +2,7 @@
 #include <cstring>
 
 #include "core/parallel.h"
+#include "core/rehearsal.h"
 #include "core/tensor.h"
 #if defined(FLARE_CUDA)
 #include "core/launch.cuh"
@@ -151,7 +152,7 @@ void wrote(const Tensor& dst) { ++dst.storage()->version; }
 void fill(const Tensor& dst, double value) {
   const int64_t n = dst.numel();
   wrote(dst);
-  if (n == 0) return;
+  if (n == 0 || is_rehearsed(dst.raw())) return;
   const Layout l = merged(dst.shape(), dst.strides(), dst.strides());
   dispatch_any(dst.dtype(), [&](auto tag) {
     using T = typename decltype(tag)::type;
@@ -179,7 +180,7 @@ void copy(const Tensor& src, const Tensor& dst) {
   check(src.shape() == dst.shape(), "copy: shapes ", src.shape(), " and ", dst.shape(), " differ");
   const int64_t n = src.numel();
   wrote(dst);
-  if (n == 0) return;
+  if (n == 0 || is_rehearsed(src.raw()) || is_rehearsed(dst.raw())) return;
   if (src.device() != dst.device()) {
 #if defined(FLARE_CUDA)
     // Pack and convert on the source side, scatter on the destination side, so that the bytes cross once.
@@ -224,7 +225,7 @@ void accumulate(const Tensor& src, const Tensor& dst) {
         src.shape(), " into ", dst.dtype(), " ", dst.shape());
   const int64_t n = src.numel();
   wrote(dst);
-  if (n == 0) return;
+  if (n == 0 || is_rehearsed(dst.raw())) return;
   const Layout l = merged(src.shape(), src.strides(), dst.strides());
   dispatch_float(src.dtype(), "accumulate", [&](auto tag) {
     using T = typename decltype(tag)::type;
@@ -256,6 +257,7 @@ Tensor sum_of(const Tensor& a, const Tensor& b) {
   if (a.device() == Device::cuda && a.is_contiguous() && b.is_contiguous() && a.shape() == b.shape() && a.dtype() == b.dtype() &&
       b.device() == Device::cuda && a.numel() > 0) {
     const Tensor out = Tensor::empty(a.shape(), a.dtype(), a.device());
+    if (is_rehearsed(out.raw())) return out;
 #if defined(FLARE_CUDA)
     dispatch_float_cuda(a.dtype(), "sum_of", [&](auto tag) {
       using T = typename decltype(tag)::type;

@@ -2,6 +2,8 @@
 
 #include <vector>
 
+#include "core/rehearsal.h"
+
 #if defined(FLARE_CUDA)
 #include "core/launch.cuh"
 #endif
@@ -71,8 +73,9 @@ template <Mode kMode> class Batcher {
 };
 
 bool can_batch(const CopyPair& p) {
-  return p.src.device() == Device::cuda && p.dst.device() == Device::cuda && p.src.dtype() == DType::f32 && p.src.is_contiguous() &&
-         p.dst.is_contiguous() && p.src.shape() == p.dst.shape() && p.src.numel() > 0;
+  return p.src.device() == Device::cuda && p.dst.device() == Device::cuda && !is_rehearsed(p.dst.raw()) &&
+         p.src.dtype() == DType::f32 && p.src.is_contiguous() && p.dst.is_contiguous() && p.src.shape() == p.dst.shape() &&
+         p.src.numel() > 0;
 }
 #endif
 

@@ -1,5 +1,6 @@
 #include "nn/block.h"
 
+#include "autograd/node.h"
 #include "ops/pointwise.h"
 
 namespace flare {
@@ -25,14 +26,22 @@ Block::Block(const ModelConfig& config, Rng& rng)
   }
 }
 
+namespace {
+Tensor normalise(const Norm& norm, const Tensor& x, const Context& ctx) {
+  const Tensor normed = norm.forward(x);
+  if (ctx.recompute >= Recompute::norms) remake_in_backward(normed, [&norm, x = source_of(x)] { return norm.forward(x()); });
+  return normed;
+}
+}  // namespace
+
 Tensor Block::forward(const Tensor& x, const Tensor& mask, Context& ctx) {
   Tensor h;
   {
     const ScopeName scope("att");
-    h = x + att_->forward(norm1_.forward(x), mask, ctx);
+    h = x + att_->forward(normalise(norm1_, x, ctx), mask, ctx);
   }
   const ScopeName scope("mlp");
-  const Tensor normed = norm2_.forward(h);
+  const Tensor normed = normalise(norm2_, h, ctx);
   return h + (residual_mlp_ ? residual_mlp_->forward(normed) : plain_mlp_->forward(normed, ctx));
 }
 

@@ -1,5 +1,6 @@
 #include "nn/flare.h"
 
+#include "autograd/node.h"
 #include "nn/attention.h"
 #include "nn/dropout.h"
 #include "ops/flare_mixer.h"
@@ -40,8 +41,14 @@ FlareAttention::FlareAttention(const ModelConfig& config, Rng& rng)
 Tensor FlareAttention::forward(const Tensor& x, const Tensor& mask, Context& ctx) {
   Tensor q = reshape(latent_q_, {heads_, latents_, width_});
   if (q_norm_) q = q_norm_->forward(q);
-  const Tensor k = apply_rotary(normalise_heads(k_proj_->forward(x), heads_, k_norm_.get()), heads_, rotary_);
-  const Tensor v = v_proj_->forward(x);
+  const auto keys = [this](const Tensor& of) {
+    return apply_rotary(normalise_heads(k_proj_->forward(of), heads_, k_norm_.get()), heads_, rotary_);
+  };
+  const Tensor k = keys(x), v = v_proj_->forward(x);
+  if (ctx.recompute >= Recompute::keys) {
+    remake_in_backward(k, [keys, x = source_of(x)] { return keys(x()); });
+    remake_in_backward(v, [this, x = source_of(x)] { return v_proj_->forward(x()); });
+  }
   const uint64_t site = ctx.site();
   const Tensor y = flare_mixer(q, k, v, mask, scale_, active_dropout(attention_dropout_, ctx), ctx.rng, site);
   return apply_dropout(out_proj_->forward(y), dropout_, ctx);

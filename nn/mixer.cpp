@@ -5,6 +5,7 @@
 #include <mutex>
 #include <tuple>
 
+#include "core/rehearsal.h"
 #include "nn/attention.h"
 #include "nn/flare.h"
 #include "nn/flare_pp.h"
@@ -55,7 +56,8 @@ AngleTables make_angle_tables(int64_t n, int64_t width, DType dtype, Device devi
 }
 
 /// Kept for the life of the process (and never destroyed), so that a captured step makes no copy from the host.
-const AngleTables& angle_tables(int64_t n, int64_t width, DType dtype, Device device) {
+AngleTables angle_tables(int64_t n, int64_t width, DType dtype, Device device) {
+  if (rehearsing()) return make_angle_tables(n, width, dtype, device);
   static std::mutex mutex;
   static auto& cache = *new std::map<std::tuple<int64_t, int64_t, DType, Device>, AngleTables>;
   const std::lock_guard lock(mutex);
@@ -73,7 +75,7 @@ Tensor apply_rotary(const Tensor& x, int64_t heads, Rotary rotary) {
   const Tensor even = reshape(slice(pairs, 4, 0, 1), {b, n, heads, width / 2});
   const Tensor odd = reshape(slice(pairs, 4, 1, 1), {b, n, heads, width / 2});
   const Tensor halves = concat({neg(odd), even}, 3);
-  const AngleTables& tables = angle_tables(n, width, x.dtype(), x.device());
+  const AngleTables tables = angle_tables(n, width, x.dtype(), x.device());
   return reshape(reshape(x, {b, n, heads, width}) * tables.cosine + halves * tables.sine, {b, n, c});
 }
 

@@ -96,7 +96,7 @@ template <bool kCentered> struct NormBackward {
 /// Further outputs: the row statistics mean (layer norm only) and rstd = 1/√(variance + eps), [...] without the last axis.
 template <bool kCentered> struct Norm {
   static constexpr const char* name = kCentered ? "layer_norm" : "rms_norm";
-  static constexpr auto keeps = Keep::both;
+  static constexpr auto keeps = Keep::inputs_and_statistics;
   static constexpr size_t kRstd = kCentered ? 2 : 1;
   struct Attrs {
     double eps = 1e-5;

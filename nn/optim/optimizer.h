@@ -55,6 +55,7 @@ class Optimizer {
   /// Exchanges parameters and averages, for evaluation; call it again to go back. Nothing without ema_decay.
   void swap_ema();
   const std::vector<Parameter>& parameters() const { return parameters_; }
+  int64_t gradient_bytes() const { return grads_.bytes(); }
 
   /// Which gradients are void. Replaying a captured step runs none of the code that keeps the marks: set those that held after it.
   std::vector<bool> void_gradients() const;

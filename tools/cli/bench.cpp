@@ -95,6 +95,7 @@ void add_bench(CLI::App& app, int&) {
   bench->require_subcommand(1);
   add_bench_mixer(*bench);
   add_bench_sdpa(*bench);
+  add_bench_memory(*bench);
   add_bench_step(*bench);
   add_bench_ops(*bench);
 }

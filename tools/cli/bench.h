@@ -15,6 +15,7 @@ void add_bench_ops(CLI::App& bench);
 void add_bench_mixer(CLI::App& bench);
 void add_bench_sdpa(CLI::App& bench);
 void add_bench_step(CLI::App& bench);
+void add_bench_memory(CLI::App& bench);
 
 inline constexpr int kBenchWarmUp = 3;
 inline constexpr int64_t kFlushBytes = int64_t{256} << 20;  // larger than any GPU's second-level cache

@@ -44,6 +44,7 @@ struct TrainConfig {
   int64_t eval_every = 1000;
   int64_t checkpoint_every = 1000;
   bool prefetch = true;
+  std::string recompute = "auto";
 
   template <class F> void describe(F& f) {
     f("steps", steps, "optimizer steps", Between{1, 1e12});
@@ -58,6 +59,9 @@ struct TrainConfig {
     f("eval_every", eval_every, "steps between evaluations on the validation split", Between{1, 1e12});
     f("checkpoint_every", checkpoint_every, "steps between checkpoints", Between{1, 1e12});
     f("prefetch", prefetch, "prepare the next batch in another thread");
+    f("recompute", recompute,
+      "what backward computes again in place of keeping it: none, norms, keys (and norms), or auto, the least with which a step fits",
+      OneOf{{"auto", "none", "norms", "keys"}});
   }
 };
 

@@ -40,6 +40,7 @@ TrainStep::Forward TrainStep::forward_backward(const Batch& batch, int64_t micro
   context.training = true;
   context.dtype = options_.dtype;
   context.rng = optimizer_.clock();
+  context.recompute = options_.recompute;
   context.next_site = static_cast<uint64_t>(micro) << kSiteBits;
   const Tensor output = task_.forward(batch, context);
   const Tensor loss = task_.loss(output, batch);

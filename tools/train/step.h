@@ -18,6 +18,7 @@ struct StepOptions {
   DType dtype = DType::f32;  // of the activations
   uint64_t seed = 0;
   bool graph = true;  // on CUDA: replay captured steps
+  Recompute recompute = Recompute::none;
 };
 
 /// A training step: forward, loss, backward for each micro-batch, then clipping, optimizer, schedule and averages. On the GPU the

@@ -32,12 +32,21 @@ class AveragedWeights {
   Optimizer& optimizer_;
 };
 
+/// One sample of the training split, for the shapes of a batch.
+Batch sample_of(const PreparedFolder& folder) {
+  LoaderOptions loading;
+  loading.batch_size = 1;
+  loading.prefetch = false;
+  return Loader(folder, "train", loading).next();
+}
+
 }  // namespace
 
-Trainer::Trainer(const Recipe& recipe, const PreparedFolder& folder, Device device, bool quiet, bool graph)
+Trainer::Trainer(const Recipe& recipe, const PreparedFolder& folder, Device device, bool quiet, bool graph, int gpu)
     : recipe_(recipe),
       folder_(folder),
       device_(device),
+      gpu_(gpu),
       dtype_(apply_precision(recipe.train.precision)),
       task_(make_task(recipe, folder)),
       progress_(task_->score_name(), quiet),
@@ -46,6 +55,8 @@ Trainer::Trainer(const Recipe& recipe, const PreparedFolder& folder, Device devi
   check<DataError>(folder_.has_split("train"), folder_.path(), ": has no split train");
   check<DataError>(folder_.count("train") >= t.batch_size, folder_.path(), ": split train has ", folder_.count("train"),
                    " samples, fewer than train.batch_size ", t.batch_size);
+  plan_ = plan_memory(make_task(recipe_, folder_), recipe_, sample_of(folder_), longest_sample(recipe_, folder_),
+                      usable_memory(device_, gpu_));
   task_->model().to(device_);
   optimizer_ = std::make_unique<Optimizer>(task_->parameters(), recipe_.optim, t.steps, t.clip_norm, t.ema_decay);
   LoaderOptions loading;
@@ -58,14 +69,15 @@ Trainer::Trainer(const Recipe& recipe, const PreparedFolder& folder, Device devi
   loading.pad_limit = longest_sample(recipe_, folder_);
   loading.prefetch = t.prefetch;
   loader_ = std::make_unique<Loader>(folder_, "train", loading);
-  train_step_ = std::make_unique<TrainStep>(*task_, *optimizer_, device_, StepOptions{t.accumulate, dtype_, recipe_.seed, graph});
+  train_step_ = std::make_unique<TrainStep>(*task_, *optimizer_, device_,
+                                            StepOptions{t.accumulate, dtype_, recipe_.seed, graph, plan_.recompute});
 }
 
-std::string Trainer::describe(int gpu_index) const {
+std::string Trainer::describe() const {
   const TrainConfig& t = recipe_.train;
   std::string where = fmt::format("cpu, {} threads", thread_count());
   if (device_ == Device::cuda) {
-    const CudaInfo gpu = cuda_info(gpu_index);
+    const CudaInfo gpu = cuda_info(gpu_);
     where = fmt::format("cuda, {} (sm_{}, {})", gpu.name, gpu.sm, format_bytes(gpu.memory_bytes));
   }
   std::string splits;
@@ -92,6 +104,7 @@ std::string Trainer::describe(int gpu_index) const {
                  {"steps", fmt::format("{} of {} x {} samples ({:.2f} epochs)", t.steps, t.batch_size, t.accumulate, epochs)},
                  {"optimizer", fmt::format("{}, lr {}, weight decay {}, schedule {}, clip {}", text("optim.name"), text("optim.lr"),
                                            text("optim.weight_decay"), text("optim.schedule.name"), t.clip_norm)},
+                 {"memory", plan_.text()},
                  {"seed", std::to_string(recipe_.seed)},
              });
 }
@@ -315,11 +328,11 @@ std::optional<Json> Trainer::test() {
 int train(const TrainOptions& options) {
   const Device device = parse_device(options.device);
   const PreparedFolder folder = open_data(options.recipe);
-  Trainer trainer(options.recipe, folder, device, options.quiet, options.graph);
   const size_t colon = options.device.find(':');
   const int gpu = colon == std::string::npos ? 0 : std::atoi(options.device.c_str() + colon + 1);
+  Trainer trainer(options.recipe, folder, device, options.quiet, options.graph, gpu);
   const auto show = [&] {
-    if (!options.quiet || options.dry_run) std::fputs(trainer.describe(gpu).c_str(), stderr);
+    if (!options.quiet || options.dry_run) std::fputs(trainer.describe().c_str(), stderr);
   };
   if (options.dry_run) {
     show();
@@ -331,7 +344,7 @@ int train(const TrainOptions& options) {
   set_log_file(run.file("log.txt"));
   catch_stop_signals();
   show();
-  log_debug(trainer.describe(gpu));
+  log_debug(trainer.describe());
   if (options.resume) {
     if (trainer.restore())
       log_info("resuming after step ", trainer.step());

@@ -7,6 +7,7 @@
 
 #include "nn/optim/optimizer.h"
 #include "tools/train/evaluate.h"
+#include "tools/train/memory_plan.h"
 #include "tools/train/progress.h"
 #include "tools/train/run_folder.h"
 #include "tools/train/step.h"
@@ -31,12 +32,13 @@ int train(const TrainOptions& options);
 /// for, and reported when they have come, some steps later.
 class Trainer {
  public:
-  /// Builds the model, the optimizer and the loader; writes nothing. graph: replay captured steps on CUDA, which changes no bit.
-  Trainer(const Recipe& recipe, const PreparedFolder& folder, Device device, bool quiet, bool graph = true);
+  /// Builds the model, the optimizer and the loader; writes nothing. OutOfMemory, before anything is taken, when a step would not
+  /// fit. graph: replay captured steps on CUDA, which changes no bit; gpu: the index of the CUDA device in use.
+  Trainer(const Recipe& recipe, const PreparedFolder& folder, Device device, bool quiet, bool graph = true, int gpu = 0);
   /// The folder to write into; call before restore and run_steps. It must outlive the trainer.
   void attach(const RunFolder& run) { run_ = &run; }
-  /// The table shown before step 1; `gpu` is the index of the CUDA device in use.
-  std::string describe(int gpu) const;
+  /// The table shown before step 1.
+  std::string describe() const;
   /// Continues from checkpoints/last; false when there is none.
   bool restore();
   /// Steps until the end or a stop; false when stopped. Throws NumericError (naming step, lr and the first bad tensor) and
@@ -63,8 +65,10 @@ class Trainer {
   PreparedFolder folder_;
   Device device_;
   const RunFolder* run_ = nullptr;
+  int gpu_;
   DType dtype_;
   std::unique_ptr<Task> task_;
+  MemoryPlan plan_;
   std::unique_ptr<Optimizer> optimizer_;
   std::unique_ptr<TrainStep> train_step_;
   std::unique_ptr<Loader> loader_;
