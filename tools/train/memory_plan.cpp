@@ -117,11 +117,14 @@ MemoryPlan plan_memory(std::unique_ptr<Task> task, const Recipe& recipe, const B
     if (capacity == 0 || plan.needs.total() <= capacity) break;
   }
   plan.most_samples = rehearsal.most_samples(shape, plan.recompute, capacity);
-  if (capacity > 0 && plan.needs.total() > capacity)
-    throw OutOfMemory(fmt::format("the step does not fit: {}{}; lower train.batch_size{}, model.channels or model.latents",
-                                  plan.text(), choose ? "" : cat(" (train.recompute ", recipe.train.recompute, ")"),
-                                  choose || recipe.train.recompute == "keys" ? "" : ", set train.recompute to auto"),
-                      plan.needs.total(), 0, capacity);
+  if (capacity > 0 && plan.needs.total() > capacity) {
+    const int64_t wanted = recipe.train.batch_size * recipe.train.accumulate, fits = plan.most_samples;
+    std::string advice = fits > 0
+                             ? fmt::format("--set train.batch_size={} --set train.accumulate={}", fits, (wanted + fits - 1) / fits)
+                             : std::string("make the model smaller (model.channels, model.blocks, model.latents)");
+    if (!choose && recipe.train.recompute != "keys") advice = "set train.recompute to auto, or " + advice;
+    throw OutOfMemory(cat("the step does not fit: ", plan.text(), "; ", advice), plan.needs.total(), 0, capacity);
+  }
   return plan;
 }
 
