@@ -1,0 +1,13 @@
+#pragma once
+#include <cstdint>
+
+#include "datasets/prepared.h"
+
+namespace flare {
+
+// What generators and importers of one data set share: the same folder, whatever its origin. dataset.json without source and
+// licence.
+
+DatasetInfo pathfinder_info(int64_t size);
+
+}  // namespace flare
