@@ -6,7 +6,7 @@
 #include "datasets/lra/pathfinder.h"
 #include "datasets/lra/pathfinder_stamp.h"
 #include "datasets/registry.h"
-#include "tests/dataset_fixtures.h"
+#include "tests/lra_fixtures.h"
 
 namespace {
 
@@ -91,7 +91,7 @@ TEST_CASE("pathfinder: paths, distractors, contrast and markers follow the publi
     CHECK(distractors.rbegin()->first == static_cast<size_t>(rules.distractors));
     double mean_distractors = 0;
     for (const auto& [count, times] : distractors) mean_distractors += static_cast<double>(count) * times / n;
-    MESSAGE(size, ": distractors ", mean_distractors, ", share of pixels lit ", lit / n, ", grey value at the tips ", peak);
+    INFO("distractors ", mean_distractors, ", share of pixels lit ", lit / n, ", grey value at the tips ", peak);
     CHECK(mean_distractors > 0.85 * rules.distractors);  // crowded pictures lack a few
     CHECK(lit / n > 0.02);
     CHECK(lit / n < 0.35);
@@ -145,4 +145,65 @@ TEST_CASE("pathfinder: exact balance, no picture twice, the seed alone decides")
   CHECK_SAYS(2, "size is 48; choose 32, 64 or 128", generate_dataset("pathfinder", {.extra = {{"size", "48"}}}, tmp / "x"));
   CHECK_SAYS(2, "must not be negative, nor all zero", generate_pathfinder({.train = 0, .val = 0, .test = 0}, tmp / "x"));
   CHECK_FALSE(fs::exists(tmp / "x"));
+}
+
+TEST_CASE("pathfinder: the published pictures are imported in the order of their lists") {
+  const TemporaryFolder tmp;
+  write_pathfinder(tmp / "curv_contour_length_14", 20);
+  write_bytes(tmp / "curv_contour_length_14/imgs/0/sample_5.png", "");  // the release has one such file
+  prepare_dataset("pathfinder", tmp.path, tmp / "out");
+  const PreparedFolder folder(tmp / "out");
+  CHECK(folder.info().name == "pathfinder32");
+  CHECK(folder.count("train") == 31);
+  CHECK(folder.count("val") == 3);
+  CHECK(folder.count("test") == 5);
+  const Column &c = folder.column("train", "tokens"), &labels = folder.column("train", "labels");
+  for (const int64_t i : {0, 4, 5, 30}) {
+    const int64_t number = i + (i >= 5);  // in list 0 and then list 1, without the empty one
+    CHECK(c.integer(c.begin(i) + 100) == (700 + number * 13) % 251);
+    CHECK(labels.integer(i) == number % 20 % 2);
+  }
+  CHECK(rows_of(folder, "test").size() == 5);
+}
+
+TEST_CASE("pathfinder: damaged, mislabelled, duplicated and oversized pictures are refused") {
+  const TemporaryFolder tmp;
+  const std::string dir = tmp / "level", list = dir + "/metadata/1.npy", png = dir + "/imgs/1/sample_3.png";
+  const auto says = [&](const auto& damage) {
+    fs::remove_all(dir);
+    write_pathfinder(dir, 10);
+    damage();
+    const std::string message = message_of([&] { import_pathfinder(dir, tmp / "out"); }, 3);
+    CHECK(message.find('\n') == std::string::npos);
+    CHECK_FALSE(fs::exists(tmp / "out"));
+    return message;
+  };
+  const auto check_says = [&](const std::string& part, const auto& damage) {
+    const std::string message = says(damage);
+    CHECK_MESSAGE(message.find(part) != std::string::npos, message);
+  };
+  const std::string whole = "imgs/1 sample_3.png 3 1\n";
+  check_says("not found: metadata; needed are metadata/*.npy (200 lists)", [&] { fs::remove_all(dir + "/metadata"); });
+  check_says("not found: imgs", [&] { fs::remove_all(dir + "/imgs"); });
+  check_says("sample_3.png: not found; ", [&] { fs::remove(png); });
+  check_says("1.npy:1: has 2 columns", [&] { write_bytes(list, "imgs/1 sample_3.png\n"); });
+  check_says("1.npy: truncated: its last line has no end", [&] { write_bytes(list, "imgs/1 sample_3.png 3 1"); });
+  check_says("1.npy:1: mislabelled: \"2\"", [&] { write_bytes(list, "imgs/1 sample_3.png 3 2\n"); });
+  check_says("1.npy:2: duplicated: imgs/1/sample_3.png is listed at", [&] { write_bytes(list, whole + whole); });
+  check_says("1.npy: is a NumPy array", [&] { write_bytes(list, "\x93NUMPY....."); });
+  check_says("1.npy:1: leads out of the folder", [&] { write_bytes(list, "imgs/../../x a.png 3 1\n"); });
+  check_says("notes.txt: is no list of pictures", [&] { write_bytes(dir + "/metadata/notes.txt", "x"); });
+  check_says("sample_3.png: duplicated: it shows the same as",
+             [&] { fs::copy_file(dir + "/imgs/0/sample_0.png", png, fs::copy_options::overwrite_existing); });
+  check_says("sample_3.png: truncated or damaged", [&] { fs::resize_file(png, fs::file_size(png) - 30); });
+  check_says("sample_3.png: is no PNG picture", [&] { write_bytes(png, "no picture"); });
+  check_says("sample_3.png: has sides of 16 pixels, the pictures before it 32",
+             [&] { write_grey_png(png, 16, 16, std::vector<uint8_t>(256, 9)); });
+  check_says("sample_3.png: oversized or not square: is 300 x 300",
+             [&] { write_grey_png(png, 300, 300, std::vector<uint8_t>(90000, 9)); });
+  check_says("sample_3.png: oversized: has 1100000 bytes", [&] { write_bytes(png, std::string(1100000, 'x')); });
+  check_says("truncated: is empty (one empty file", [&] {
+    write_bytes(png, "");
+    write_bytes(dir + "/imgs/0/sample_1.png", "");
+  });
 }

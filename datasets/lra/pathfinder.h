@@ -69,5 +69,10 @@ struct PathfinderOptions {
 /// 0 if the count is odd), no picture twice. The result depends on the options alone; test is drawn first, then val, then train.
 void generate_pathfinder(const PathfinderOptions& options, const std::string& out_dir);
 
+/// Imports the pictures of one level of the Long Range Arena release: DIR/metadata/*.npy (lines of text: folder, file, number,
+/// label, ...) and the PNG files they name. Splits 80/10/10 % in that order. DataError naming the file or line for what is missing,
+/// truncated, not a grey PNG of the one size, listed or shown twice, or labelled other than 0 and 1. One empty file, which the
+/// release has, is left out.
+void import_pathfinder(const std::string& source_dir, const std::string& out_dir);
 
 }  // namespace flare

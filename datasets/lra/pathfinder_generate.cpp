@@ -5,8 +5,8 @@
 #include "core/check.h"
 #include "core/parallel.h"
 #include "core/sha256.h"
-#include "datasets/lra/image_write.h"
 #include "datasets/lra/pathfinder.h"
+#include "datasets/lra/pathfinder_write.h"
 #include "datasets/prepared.h"
 
 namespace flare {
@@ -58,6 +58,7 @@ DatasetEntry pathfinder_entry() {
     if (g.test >= 0) o.test = g.test;
     generate_pathfinder(o, out_dir);
   };
+  e.prepare = import_pathfinder;
   return e;
 }
 FLARE_REGISTER_DATASET(pathfinder_entry());

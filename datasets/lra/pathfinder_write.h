@@ -5,9 +5,9 @@
 
 namespace flare {
 
-// What generators and importers of one data set share: the same folder, whatever its origin. dataset.json without source and
-// licence.
+// What the Pathfinder generator and importer share: the same folder, whatever its origin.
 
+/// dataset.json without source and licence.
 DatasetInfo pathfinder_info(int64_t size);
 
 }  // namespace flare

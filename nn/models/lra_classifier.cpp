@@ -9,7 +9,7 @@
 namespace flare {
 
 LraClassifier::LraClassifier(const ModelConfig& config, int64_t vocab, int64_t max_length, int64_t n_classes, bool two_towers,
-                             uint64_t seed)
+                             uint64_t seed, int64_t input_width)
     : config_(config), two_towers_(two_towers) {
   Rng rng(seed);
   const int64_t channels = config.channels;
@@ -23,8 +23,13 @@ LraClassifier::LraClassifier(const ModelConfig& config, int64_t vocab, int64_t m
   check<ConfigError>(config.blocks >= 1, "model.blocks: ", config.blocks, " must be at least 1");
 
   if (cls) add_parameter("cls_token", cls_token_, normal_tensor({channels}, 0.02, rng), false);
-  token_emb_ = std::make_unique<TokenEmbedding>(vocab, channels, config.embedding_dropout, rng);
-  add_child("token_emb", *token_emb_);
+  if (vocab > 0) {
+    token_emb_ = std::make_unique<TokenEmbedding>(vocab, channels, config.embedding_dropout, rng);
+    add_child("token_emb", *token_emb_);
+  } else {
+    input_proj_ = std::make_unique<Linear>(input_width, channels, rng);
+    add_child("input_proj", *input_proj_);
+  }
   if (config.position == "learned" || config.position == "sinusoidal") {
     pos_emb_ = std::make_unique<PositionEmbedding>(config.position, max_length + (cls ? 1 : 0), channels, rng);
     add_child("pos_emb", *pos_emb_);
@@ -64,17 +69,23 @@ Tensor with_class_token(const Tensor& mask) {
 }
 }  // namespace
 
-Tensor LraClassifier::encode(const Tensor& tokens, const Tensor& given_mask, Context& ctx) {
-  check(tokens.defined() && tokens.ndim() == 2, "classifier: tokens must be [B,N]");
-  check(!given_mask || given_mask.shape() == tokens.shape(), "classifier: mask ", given_mask ? given_mask.shape() : Shape{},
-        " and tokens ", tokens.shape(), " disagree");
-  Tensor mask = config_.compat.skips_mask() ? Tensor{} : given_mask;
-  Tensor x;
-  {
+Tensor LraClassifier::embed(const Tensor& input, Context& ctx) const {
+  if (token_emb_) {
     const ScopeName scope("token_emb");
-    x = token_emb_->forward(tokens, ctx);
+    return token_emb_->forward(input, ctx);
   }
-  const int64_t batch = tokens.size(0), channels = config_.channels;
+  const ScopeName scope("input_proj");
+  return apply_dropout(input_proj_->forward(cast(input, ctx.dtype)), config_.embedding_dropout, ctx);
+}
+
+Tensor LraClassifier::encode(const Tensor& input, const Tensor& given_mask, Context& ctx) {
+  check(input.defined() && input.ndim() == (token_emb_ ? 2 : 3), "classifier: the input must be ",
+        token_emb_ ? "tokens [B,N]" : "numbers [B,N,W]");
+  check(!given_mask || given_mask.shape() == Shape({input.size(0), input.size(1)}), "classifier: mask ",
+        given_mask ? given_mask.shape() : Shape{}, " and input ", input.shape(), " disagree");
+  Tensor mask = config_.compat.skips_mask() ? Tensor{} : given_mask;
+  Tensor x = embed(input, ctx);
+  const int64_t batch = input.size(0), channels = config_.channels;
   if (cls_token_) {
     x = concat({expand(reshape(cast(cls_token_, ctx.dtype), {1, 1, channels}), {batch, 1, channels}), x}, 1);
     if (mask) mask = with_class_token(mask);

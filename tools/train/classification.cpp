@@ -1,10 +1,12 @@
-/// Classification of token sequences (LRA): tokens -> logits; with two towers for pairs. Cross-entropy, or binary cross-entropy on
-/// one logit for two classes. Reports accuracy, accuracy by length and the confusion matrix.
+/// Classification of sequences (LRA): tokens, or numbers where the data have a field x -> logits; with two towers for pairs.
+/// Cross-entropy, or binary cross-entropy on one logit for two classes. Reports accuracy, accuracy by length and the confusion
+/// matrix.
 #include <algorithm>
 #include <cmath>
 
 #include "nn/models/lra_classifier.h"
 #include "ops/loss.h"
+#include "ops/pointwise.h"
 #include "ops/shaping.h"
 #include "tools/train/task.h"
 
@@ -53,7 +55,8 @@ class ClassificationMeter : public Meter {
  private:
   static int64_t length_of(const Batch& batch, int64_t i) {
     int64_t length = 0;
-    for (const auto& [tokens, mask] : {std::pair{batch.tokens, batch.mask}, std::pair{batch.tokens_b, batch.mask_b}}) {
+    const Tensor& first = batch.tokens ? batch.tokens : batch.x;
+    for (const auto& [tokens, mask] : {std::pair{first, batch.mask}, std::pair{batch.tokens_b, batch.mask_b}}) {
       if (!tokens) continue;
       const int64_t n = tokens.size(1);
       if (!mask) {
@@ -99,16 +102,31 @@ class Classification : public Task {
     check<ConfigError>(max_length_ >= info_.max_length || recipe.task.pad_to_max, "task.max_length: ", max_length_,
                        " is below the longest sample of ", folder.path(), " (", info_.max_length,
                        "); set task.pad_to_max=true to cut samples to it");
-    check<DataError>(info_.vocabulary > 0 && info_.n_classes > 1, folder.path(),
-                     ": dataset.json states no vocabulary or fewer than two classes");
     two_towers_ = info_.kind == "pair_classification";
-    model_ =
-        std::make_unique<LraClassifier>(recipe.model, info_.vocabulary, max_length_, info_.n_classes, two_towers_, recipe.seed);
+    for (const FieldInfo& f : info_.fields) {
+      const bool fits_tower = f.name == "tokens" || (f.name == "x" && !two_towers_);
+      if (!fits_tower || (f.name == "x" && folder.has_field("tokens"))) continue;
+      input_ = f.name;
+      is_ragged_ = f.ragged;
+      if (f.name == "x") width_ = f.shape.numel() / (f.ragged || f.shape.ndim() == 0 ? 1 : f.shape[0]);
+    }
+    check<DataError>(!input_.empty() && (info_.vocabulary > 0 || input_ == "x") && info_.n_classes > 1, folder.path(),
+                     ": dataset.json states fewer than two classes, or neither tokens with a vocabulary nor a field x");
+    check<DataError>(!two_towers_ || folder.has_field("tokens_b"), folder.path(), ": pairs need a field tokens_b");
+    if (const auto n = info_.normalisation.find("x"); n != info_.normalisation.end() && input_ == "x") {
+      check<DataError>(n->second.mean.size() == 1 && n->second.std.size() == 1 && n->second.std[0] > 0, folder.path(),
+                       ": dataset.json: the normalisation of x needs one mean and one std above 0");
+      scale_ = 1 / n->second.std[0];
+      shift_ = -n->second.mean[0] * scale_;
+    }
+    model_ = std::make_unique<LraClassifier>(recipe.model, input_ == "x" ? 0 : info_.vocabulary, max_length_, info_.n_classes,
+                                             two_towers_, recipe.seed, width_);
   }
 
   Module& model() override { return *model_; }
   Tensor forward(const Batch& batch, Context& context) override {
     if (two_towers_) return model_->forward(batch.tokens, batch.mask, batch.tokens_b, batch.mask_b, context);
+    if (input_ == "x") return model_->forward(affine(batch.x, scale_, shift_), batch.mask, context);
     return model_->forward(batch.tokens, batch.mask, context);
   }
   Tensor loss(const Tensor& logits, const Batch& batch) override {
@@ -120,28 +138,32 @@ class Classification : public Task {
   bool higher_is_better() const override { return true; }
   std::unique_ptr<Meter> new_meter() const override { return std::make_unique<ClassificationMeter>(info_.n_classes); }
 
-  /// rows: integer tokens [n,N], 0 pads -> logits [n,K]; pairs: [n,2,N].
+  /// rows: integer tokens [n,N], where the length varies 0 pads -> logits [n,K]; pairs: [n,2,N]; numbers: [n,N,W] as stored.
   Tensor predict(const Tensor& rows, Context& context, Device device) override {
+    if (input_ == "x") return predict_numbers(rows, context, device);
     const int expected = two_towers_ ? 3 : 2;
     check<DataError>(!is_float(rows.dtype()), "input: expected integer tokens, got ", rows.dtype());
     check<DataError>(rows.ndim() == expected && (!two_towers_ || rows.size(1) == 2), "input: expected tokens ",
                      two_towers_ ? "[n,2,N]" : "[n,N]", ", got ", rows.shape());
     const Tensor tokens = contiguous(cast_to(rows, DType::i64));
     const int64_t length = tokens.size(-1), n = tokens.size(0);
-    check<DataError>(length >= 1 && length <= max_length_, "input: sequences of ", length, " tokens; the model takes 1 to ",
-                     max_length_);
-    const Tensor mask = Tensor::zeros(tokens.shape(), DType::u8);
+    check_length(length);
     for (int64_t i = 0; i < tokens.numel(); ++i) {
       const int64_t token = tokens.data<int64_t>()[i];
       check<DataError>(token >= 0 && token < info_.vocabulary, "input: token ", token, " in row ", i / (tokens.numel() / n),
                        " is outside the vocabulary [0,", info_.vocabulary, ")");
-      mask.data<uint8_t>()[i] = token != 0;
     }
-    for (int64_t r = 0; r < tokens.numel() / length; ++r)
-      check<DataError>(
-          std::any_of(mask.data<uint8_t>() + r * length, mask.data<uint8_t>() + (r + 1) * length, [](uint8_t m) { return m != 0; }),
-          "input: row ", r, " holds only padding (0)");
+    Tensor mask;
+    if (is_ragged_) {  // else 0 is a token like others, such as a black pixel
+      mask = Tensor::zeros(tokens.shape(), DType::u8);
+      for (int64_t i = 0; i < tokens.numel(); ++i) mask.data<uint8_t>()[i] = tokens.data<int64_t>()[i] != 0;
+      for (int64_t r = 0; r < tokens.numel() / length; ++r)
+        check<DataError>(std::any_of(mask.data<uint8_t>() + r * length, mask.data<uint8_t>() + (r + 1) * length,
+                                     [](uint8_t m) { return m != 0; }),
+                         "input: row ", r, " holds only padding (0)");
+    }
     const auto tower = [&](const Tensor& t, int64_t which) {
+      if (!t) return t;
       if (!two_towers_) return to_device(t, device);
       return to_device(contiguous(t.view({n, length}, {2 * length, 1}, which * length)), device);
     };
@@ -157,9 +179,28 @@ class Classification : public Task {
   }
 
  private:
+  void check_length(int64_t length) const {
+    const int64_t least = is_ragged_ ? 1 : std::min(max_length_, info_.max_length);
+    const int64_t most = is_ragged_ ? max_length_ : least;
+    check<DataError>(length >= least && length <= most, "input: sequences of ", length, " tokens; the model takes ",
+                     least < most ? cat(least, " to ", most) : cat(most));
+  }
+  Tensor predict_numbers(const Tensor& rows, Context& context, Device device) {
+    check<DataError>(rows.ndim() == 3 && rows.size(2) == width_, "input: expected numbers [n,N,", width_, "], got ", rows.shape());
+    check_length(rows.size(1));
+    Batch batch;
+    batch.n_samples = rows.size(0);
+    batch.x = to_device(contiguous(cast_to(rows, DType::f32)), device);
+    return cast_to(to_device(forward(batch, context), Device::cpu), DType::f32);
+  }
+
   DatasetInfo info_;
   int64_t max_length_;
   bool two_towers_ = false;
+  std::string input_;             // the field that the model reads: tokens or x
+  bool is_ragged_ = true;         // whether its length differs from sample to sample
+  int64_t width_ = 1;             // numbers a position, of x
+  double scale_ = 1, shift_ = 0;  // normalisation of x
   std::unique_ptr<LraClassifier> model_;
 };
 
