@@ -89,8 +89,13 @@ TEST_CASE("text: missing, truncated, mislabelled, duplicated and oversized files
   contains(replaced(std::string(70000, 'x')), "0_1.txt: has 70000 bytes, more than the 65536 allowed");
   contains(replaced(std::string("bad \0 text", 10)), "0_1.txt: holds the byte 0 at position 4");
   contains(replaced(read_file(tmp / "aclImdb/train/pos/0_7.txt")), "mislabelled: one review is both in pos and in neg");
+  import();  // a good folder survives a failed import into it
+  const std::string before = sha256_of_file(tmp / "out/dataset.json");
+  write_bytes(tmp / "aclImdb/test/neg/0_1.txt", "");
+  CHECK_SAYS(3, "0_1.txt: is empty", import());
+  CHECK(sha256_of_file(tmp / "out/dataset.json") == before);
   CHECK_SAYS(3, "train/neg: has 3 reviews, expected 12500", prepare_dataset("text", tmp.path, tmp / "out"));
   fs::remove_all(tmp / "aclImdb/test/neg");
   CHECK_SAYS(3, "not found: test/neg; needed are train/pos, train/neg, test/pos and test/neg", import());
-  CHECK_FALSE(fs::exists(tmp / "out"));
+  PreparedFolder(tmp / "out").verify_checksums();
 }

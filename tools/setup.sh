@@ -17,7 +17,7 @@ fi
 if [[ -n ${CPATH:-} ]]; then export CMAKE_INCLUDE_PATH="$CPATH${CMAKE_INCLUDE_PATH:+:$CMAKE_INCLUDE_PATH}"; fi
 if [[ -n ${LIBRARY_PATH:-} ]]; then export CMAKE_LIBRARY_PATH="$LIBRARY_PATH${CMAKE_LIBRARY_PATH:+:$CMAKE_LIBRARY_PATH}"; fi
 
-setup_libraries=(libcli11-dev libfmt-dev nlohmann-json3-dev doctest-dev librandom123-dev libopenblas-dev)
+setup_libraries=(libcli11-dev libfmt-dev nlohmann-json3-dev doctest-dev librandom123-dev libopenblas-dev zlib1g-dev libpng-dev)
 
 # setup_look <kind> <pattern>...: whether a header (kind include) or a library (kind lib) lies where CMake and the compiler look.
 setup_look() {
@@ -51,6 +51,8 @@ setup_has_library() {
     doctest-dev) setup_look include doctest/doctest.h ;;
     librandom123-dev) setup_look include Random123/philox.h ;;
     libopenblas-dev) setup_look include cblas.h openblas/cblas.h openblas-pthread/cblas.h && setup_look lib libopenblas.so openblas-pthread/libopenblas.so ;;
+    zlib1g-dev) setup_look include zlib.h && setup_look lib libz.so ;;
+    libpng-dev) setup_look include png.h && setup_look lib libpng.so ;;
   esac
 }
 
@@ -147,7 +149,7 @@ setup_bundle() {
   local deps=$flare_root/.deps dir
   command -v apt-get >/dev/null || setup_fail "--bundle needs a Debian system"
   mkdir -p "$deps/packages"
-  (cd "$deps/packages" && apt-get -q download "${setup_libraries[@]}" libfmt9 libopenblas-pthread-dev libopenblas0-pthread libgfortran5 libquadmath0) ||
+  (cd "$deps/packages" && apt-get -q download "${setup_libraries[@]}" libfmt9 libopenblas-pthread-dev libopenblas0-pthread libgfortran5 libquadmath0 zlib1g libpng16-16) ||
     setup_fail "apt-get could not download the libraries; try apt-get update"
   for package in "$deps"/packages/*.deb; do dpkg -x "$package" "$deps"; done
   rm -rf "$deps/packages"
@@ -156,6 +158,8 @@ setup_bundle() {
   for dir in "$deps"/usr/lib/*-linux-gnu; do
     ln -sf openblas-pthread/libopenblas.so.0 "$dir/libopenblas.so"
     ln -sf openblas-pthread/libopenblas.so.0 "$dir/libopenblas.so.0"
+    mv "$deps/lib/${dir##*/}"/libz.so.1* "$dir/"  # the package's own link is absolute
+    ln -sf libz.so.1 "$dir/libz.so"
   done
   setup_say "unpacked into .deps/usr: $(du -sh "$deps" | cut -f1)"
 }

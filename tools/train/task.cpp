@@ -31,11 +31,12 @@ std::unique_ptr<Task> make_task(const Recipe& recipe, const PreparedFolder& fold
 PreparedFolder open_data(const Recipe& recipe) {
   const std::string& dir = recipe.task.data;
   if (!is_prepared_folder(dir)) {
-    std::string known, arguments = recipe.task.generate;
+    std::string command = recipe.task.generate.empty() ? "" : "generate " + recipe.task.generate;
     for (const DatasetEntry& entry : registered_datasets())
-      if (arguments.empty() && entry.name == recipe.task.name && entry.generate) arguments = entry.name;
-    check<DataError>(!arguments.empty(), dir, ": no prepared data set there (task.data); flare data list says what can be made");
-    throw DataError(cat(dir, ": no prepared data set there; make it with: flare data generate ", arguments, " --out ", dir));
+      if (command.empty() && entry.name == recipe.task.name)
+        command = entry.generate ? "generate " + entry.name : "prepare " + entry.name + " --source DIR";
+    check<DataError>(!command.empty(), dir, ": no prepared data set there (task.data); flare data list says what can be made");
+    throw DataError(cat(dir, ": no prepared data set there; make it with: flare data ", command, " --out ", dir));
   }
   return PreparedFolder(dir);
 }
