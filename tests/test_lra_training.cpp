@@ -85,7 +85,9 @@ TEST_CASE("lra: text trains from aclImdb, with padding masked") {
   check_trained(train_small(scratch, "text"), 60, 2);
   // Good and bad stand at the very front: a model that reads bytes learns them.
   fs::remove_all(scratch.file("run"));
-  const Trained longer = train_small(scratch, "text", {"--set", "train.steps=240", "--set", "train.batch_size=16"});
+  const Trained longer = train_small(scratch, "text",
+                                     {"--set", "train.steps=240", "--set", "train.batch_size=16", "--set", "train.eval_every=240",
+                                      "--set", "train.checkpoint_every=240"});
   CHECK(longer.result["accuracy"].get<double>() > 0.85);
 }
 
