@@ -2,6 +2,7 @@
 #include "core/npy.h"
 #include "datasets/lra/image.h"
 #include "datasets/lra/text.h"
+#include "nn/models/lra_classifier.h"
 #include "tests/cli_fixtures.h"
 #include "tests/lra_fixtures.h"
 #include "tools/train/run_folder.h"
@@ -132,6 +133,11 @@ TEST_CASE("lra: pathfinder trains at 32 and at 128, generated and imported") {
   REQUIRE(scratch.run({"data", "prepare", "pathfinder", "--source", "in", "--out", "data"}).code == 0);
   fs::remove_all(scratch.file("run"));
   check_trained(train_small(scratch, "pathfinder32"), 4, 2);
+}
+
+TEST_CASE("lra: the recipe of image is the published model") {
+  const Recipe recipe = read_recipe(recipe_of_task("image"));
+  CHECK(LraClassifier(recipe.model, 256, 1024, 10, false, 0).parameter_count() == 286666);
 }
 
 TEST_CASE("lra: what is missing is named, and how to get it") {
