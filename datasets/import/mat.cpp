@@ -86,6 +86,7 @@ Tensor read_mat(const std::string& path, const std::string& variable, const std:
     throw DataError(cat(path, ": has no variable ", quoted(variable), "; it has ", known.empty() ? "none" : known));
   }
   const auto where = [&] { return cat(path, ": variable ", variable); };
+  check<DataError>(v->class_type != MAT_C_EMPTY, where(), " states no MATLAB class; save the file with MATLAB or scipy");
   const bool is_number = v->class_type >= MAT_C_DOUBLE && v->class_type <= MAT_C_UINT64;
   check<DataError>(is_number && !v->isComplex, where(), " is not an array of real numbers");
   check<DataError>(v->rank >= 1 && v->rank <= kMaxDims, where(), " has ", v->rank, " axes");

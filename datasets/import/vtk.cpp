@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <bit>
 #include <charconv>
-#include <cstring>
 #include <string_view>
+#include <type_traits>
 
 #include "core/file.h"
 
@@ -85,17 +85,16 @@ class VtkReader {
     if (is_binary_) line();
   }
   template <class T> T number() {
-    T value{};
     if (is_binary_) {  // big-endian
       if (text_.size() - at_ < sizeof(T)) fail_truncated();
-      char bytes[sizeof(T)];
-      std::reverse_copy(text_.data() + at_, text_.data() + at_ + sizeof(T), bytes);
-      std::memcpy(&value, bytes, sizeof(T));
+      std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t> bits = 0;
+      for (size_t i = 0; i < sizeof(T); ++i) bits = bits << 8 | static_cast<unsigned char>(text_[at_ + i]);
       at_ += sizeof(T);
-      return value;
+      return std::bit_cast<T>(bits);
     }
     const std::string_view w = word();
     if (w.empty()) fail_truncated();
+    T value{};
     const auto [end, error] = std::from_chars(w.data(), w.data() + w.size(), value);
     check<DataError>(error == std::errc{} && end == w.data() + w.size(), path_, ": ", quoted(w, 20), " is no number (at byte ", at_,
                      ")");

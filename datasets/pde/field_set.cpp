@@ -74,7 +74,6 @@ void write_field_set(const std::string& out_dir, DatasetInfo info, const std::ve
           "field set: split ", split.name, " has x ", split.x.shape(), " and y ", split.y.shape());
     check_finite(info.name, split, "x", split.x);
     check_finite(info.name, split, "y", split.y);
-    info.max_length = std::max(info.max_length, split.x.size(1));
   }
   PreparedWriter writer(out_dir, info);
   for (const FieldSplit& split : splits) {
