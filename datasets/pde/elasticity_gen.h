@@ -17,7 +17,7 @@ struct ElasticityOptions {
   uint64_t seed = 0;
   int64_t train = 1000, val = 100, test = 200;
   int64_t modes = 12;  // cosines and sines of ρ; shorter waves are left out, for the mesh to resolve what there is
-  int64_t refine = 2;  // each of the 36 x 3 elements is solved for as refine x refine
+  int64_t refine = 4;  // each of the 36 x 3 elements is solved for as refine x refine
 };
 
 constexpr int64_t kElasticityAround = 36, kElasticityAcross = 3;

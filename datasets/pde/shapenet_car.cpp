@@ -127,6 +127,8 @@ void import_shapenet_car(const std::string& source_dir, const std::string& out_d
       const std::string& folder = folders[static_cast<size_t>(members[static_cast<size_t>(i)])];
       const Car car = read_car(folder);
       const int64_t n = car.points.size(0);
+      check<DataError>(splits.empty() || n == splits[0].x.size(1), folder, ": the mesh has ", n,
+                       " points in cells, the others have ", splits.empty() ? n : splits[0].x.size(1));
       if (i == 0) split.x = Tensor::empty({count, n, 3}, DType::f32), split.y = Tensor::empty({count, n, 1}, DType::f32);
       check<DataError>(n == split.x.size(1), folder, ": the mesh has ", n, " points in cells, the others have ", split.x.size(1));
       std::copy_n(car.points.data<float>(), 3 * n, split.x.data<float>() + i * 3 * n);

@@ -32,8 +32,13 @@ PreparedFolder open_data(const Recipe& recipe) {
   const std::string& dir = recipe.task.data;
   if (!is_prepared_folder(dir)) {
     std::string known, arguments = recipe.task.generate;
-    for (const DatasetEntry& entry : registered_datasets())
-      if (arguments.empty() && entry.name == recipe.task.name && entry.generate) arguments = entry.name;
+    for (const DatasetEntry& entry : registered_datasets()) {
+      if (!arguments.empty() || entry.name != recipe.task.name) continue;
+      if (entry.generate) arguments = entry.name;
+      check<DataError>(!entry.prepare || entry.generate, dir,
+                       ": no prepared data set there; import the published files with: flare data prepare ", entry.name,
+                       " --source DIR --out ", dir);
+    }
     check<DataError>(!arguments.empty(), dir, ": no prepared data set there (task.data); flare data list says what can be made");
     throw DataError(cat(dir, ": no prepared data set there; make it with: flare data generate ", arguments, " --out ", dir));
   }
