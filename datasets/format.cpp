@@ -80,6 +80,7 @@ void read_dataset_json(const std::string& path, DatasetInfo& info, std::map<std:
     const json normalisation = j.value("normalisation", json::object());
     for (const auto& [field, n] : normalisation.items())
       info.normalisation[field] = {n.at("mean").get<std::vector<double>>(), n.at("std").get<std::vector<double>>()};
+    info.grid = j.value("grid", std::vector<int64_t>{});
     info.source = j.value("source", "");
     info.licence = j.value("licence", "");
     info.citation = j.value("citation", "");
@@ -110,6 +111,7 @@ void write_dataset_json(const std::string& path, const DatasetInfo& info, const 
   if (info.max_length) j["max_length"] = info.max_length;
   j["normalisation"] = json::object();
   for (const auto& [field, n] : info.normalisation) j["normalisation"][field] = {{"mean", n.mean}, {"std", n.std}};
+  if (!info.grid.empty()) j["grid"] = info.grid;
   j["source"] = info.source;
   j["licence"] = info.licence;
   j["citation"] = info.citation;

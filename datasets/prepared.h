@@ -36,6 +36,7 @@ struct DatasetInfo {
   int64_t vocabulary = 0, n_classes = 0, max_length = 0;
   std::vector<std::string> tokens;                     // names of the token ids, where they have any
   std::map<std::string, Normalisation> normalisation;  // by field
+  std::vector<int64_t> grid;                           // extents when the points of every sample are a grid, row-major
   std::string source, licence, citation;
 };
 

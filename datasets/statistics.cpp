@@ -57,6 +57,9 @@ std::string describe(const PreparedFolder& folder) {
   if (info.max_length) line("max length", std::to_string(info.max_length));
   for (const FieldInfo& f : info.fields)
     line("field", cat(f.name, " ", f.dtype, " ", f.shape, f.ragged ? ", variable length" : ""));
+  for (const auto& [field, n] : info.normalisation)
+    line("scaled by", fmt::format("{}: mean {:.5g}, deviation {:.5g}", field, fmt::join(n.mean, " "), fmt::join(n.std, " ")));
+  if (!info.grid.empty()) line("grid", fmt::format("{}", fmt::join(info.grid, " x ")));
   for (const auto& [split, count] : info.splits) {
     const SplitStatistics s = statistics_of(folder, split);
     out += fmt::format("  {:<12}{} samples\n", split, s.n_samples);

@@ -17,7 +17,8 @@ fi
 if [[ -n ${CPATH:-} ]]; then export CMAKE_INCLUDE_PATH="$CPATH${CMAKE_INCLUDE_PATH:+:$CMAKE_INCLUDE_PATH}"; fi
 if [[ -n ${LIBRARY_PATH:-} ]]; then export CMAKE_LIBRARY_PATH="$LIBRARY_PATH${CMAKE_LIBRARY_PATH:+:$CMAKE_LIBRARY_PATH}"; fi
 
-setup_libraries=(libcli11-dev libfmt-dev nlohmann-json3-dev doctest-dev librandom123-dev libopenblas-dev zlib1g-dev libpng-dev)
+setup_libraries=(libcli11-dev libfmt-dev nlohmann-json3-dev doctest-dev librandom123-dev libopenblas-dev libeigen3-dev zlib1g-dev libpng-dev)
+setup_optional=(libmatio-dev)  # installed along when something else is missing; a build without it cannot import .mat files
 
 # setup_look <kind> <pattern>...: whether a header (kind include) or a library (kind lib) lies where CMake and the compiler look.
 setup_look() {
@@ -50,8 +51,10 @@ setup_has_library() {
     nlohmann-json3-dev) setup_look include nlohmann/json.hpp ;;
     doctest-dev) setup_look include doctest/doctest.h ;;
     librandom123-dev) setup_look include Random123/philox.h ;;
+    libeigen3-dev) setup_look include Eigen/SparseCholesky eigen3/Eigen/SparseCholesky ;;
+    zlib1g-dev) setup_look include zlib.h && setup_look lib libz.so libz.a ;;
+    libmatio-dev) setup_look include matio.h && setup_look lib libmatio.so ;;
     libopenblas-dev) setup_look include cblas.h openblas/cblas.h openblas-pthread/cblas.h && setup_look lib libopenblas.so openblas-pthread/libopenblas.so ;;
-    zlib1g-dev) setup_look include zlib.h && setup_look lib libz.so ;;
     libpng-dev) setup_look include png.h && setup_look lib libpng.so ;;
   esac
 }
@@ -86,13 +89,15 @@ setup_install() {
   missing=$(setup_missing | xargs)
   if [[ -z $missing ]]; then
     setup_say "compiler, build tools and libraries are present: nothing to install"
+    for package in "${setup_optional[@]}"; do setup_has_library "$package" || setup_say "without $package, which is optional"; done
   else
     command -v apt-get >/dev/null || setup_fail "install what these Debian packages hold, then run this again: $missing"
     [[ $(id -u) == 0 ]] || command -v sudo >/dev/null || setup_fail "not root and no sudo: have an administrator run: apt-get install $missing"
     setup_say "installing with apt-get: $missing"
     setup_apt update || setup_say "apt-get update failed; trying with the package lists at hand"
     # shellcheck disable=SC2086  # one argument a package
-    setup_apt install -y --no-install-recommends $missing || setup_fail "apt-get could not install: $missing"
+    setup_apt install -y --no-install-recommends $missing "${setup_optional[@]}" ||
+      setup_apt install -y --no-install-recommends $missing || setup_fail "apt-get could not install: $missing"
     missing=$(setup_missing | xargs)
     [[ -z $missing ]] || setup_fail "still missing after the installation: $missing"
   fi
@@ -149,7 +154,7 @@ setup_bundle() {
   local deps=$flare_root/.deps dir
   command -v apt-get >/dev/null || setup_fail "--bundle needs a Debian system"
   mkdir -p "$deps/packages"
-  (cd "$deps/packages" && apt-get -q download "${setup_libraries[@]}" libfmt9 libopenblas-pthread-dev libopenblas0-pthread libgfortran5 libquadmath0 zlib1g libpng16-16) ||
+  (cd "$deps/packages" && apt-get -q download "${setup_libraries[@]}" libfmt9 zlib1g libpng16-16 libopenblas-pthread-dev libopenblas0-pthread libgfortran5 libquadmath0) ||
     setup_fail "apt-get could not download the libraries; try apt-get update"
   for package in "$deps"/packages/*.deb; do dpkg -x "$package" "$deps"; done
   rm -rf "$deps/packages"
@@ -158,8 +163,9 @@ setup_bundle() {
   for dir in "$deps"/usr/lib/*-linux-gnu; do
     ln -sf openblas-pthread/libopenblas.so.0 "$dir/libopenblas.so"
     ln -sf openblas-pthread/libopenblas.so.0 "$dir/libopenblas.so.0"
-    mv "$deps/lib/${dir##*/}"/libz.so.1* "$dir/"  # the package's own link is absolute
-    ln -sf libz.so.1 "$dir/libz.so"
+    for library in "$deps"/lib/*-linux-gnu/libz.so.1 "$dir/libz.so.1"; do  # the -dev package links to /lib
+      if [[ -e $library ]]; then cp -n "$(readlink -f "$library")" "$dir/libz.so.1.flare" && ln -sf libz.so.1.flare "$dir/libz.so"; fi
+    done
   done
   setup_say "unpacked into .deps/usr: $(du -sh "$deps" | cut -f1)"
 }

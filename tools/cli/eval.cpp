@@ -40,6 +40,7 @@ void add_eval(CLI::App& app, int& exit_code) {
     const std::string path = o->weights.empty() ? weights_of_run(o->source) : o->weights;
     const SafeTensors weights = read_safetensors(path);
     load_parameters(weights.tensors, path, task->model());
+    task->adopt(weights.metadata);
     task->model().to(device);
     catch_stop_signals();
     std::optional<Json> result = evaluate(*task, folder, o->split, evaluation_options(recipe, folder, dtype, device));

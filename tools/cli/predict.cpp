@@ -16,8 +16,9 @@ void add_predict(CLI::App& app, int&) {
     std::vector<std::string> assignments;
   };
   const auto o = std::make_shared<Options>();
-  CLI::App* command =
-      app.add_subcommand("predict", "Run a trained model on an array: tokens [n,N] (integers, 0 pads) -> logits [n,K]");
+  CLI::App* command = app.add_subcommand("predict",
+                                         "Run a trained model on an array: tokens [n,N] (integers, 0 pads) -> logits [n,K], or "
+                                         "points with channels [n,N,in] -> fields [n,N,out]");
   command->add_option("run", o->source, "run folder, or a recipe with --weights")->required();
   command->add_option("--input", o->input, ".npy file to read")->required();
   command->add_option("--output", o->output, ".npy file to write")->required();
@@ -34,7 +35,9 @@ void add_predict(CLI::App& app, int&) {
     const PreparedFolder folder = open_data(recipe);  // its dataset.json states vocabulary and classes
     const std::unique_ptr<Task> task = make_task(recipe, folder);
     const std::string path = o->weights.empty() ? weights_of_run(o->source) : o->weights;
-    load_parameters(path, task->model());
+    const SafeTensors weights = read_safetensors(path);
+    load_parameters(weights.tensors, path, task->model());
+    task->adopt(weights.metadata);
     task->model().to(device);
     const Tensor input = read_npy(o->input);
     check<DataError>(input.ndim() >= 2, o->input, ": expected an array of at least two axes, got ", input.shape());

@@ -16,6 +16,7 @@ struct TaskConfig {
   int64_t max_length = 0;
   bool pad_to_max = false;
   int64_t length_steps = 16;
+  double derivative_weight = 0;
 
   template <class F> void describe(F& f) {
     f("name", name, "name of the task, for messages and reports");
@@ -28,6 +29,8 @@ struct TaskConfig {
       "to "
       "their longest sequence",
       Between{0, 1e9});
+    f("derivative_weight", derivative_weight, "fields on a 2-D grid: weight in the loss of the relative L2 of both derivatives",
+      Between{0, 1e6});
   }
 };
 
@@ -60,7 +63,8 @@ struct TrainConfig {
     f("checkpoint_every", checkpoint_every, "steps between checkpoints", Between{1, 1e12});
     f("prefetch", prefetch, "prepare the next batch in another thread");
     f("recompute", recompute,
-      "what backward computes again in place of keeping it: none, norms, keys (and norms), or auto, the least with which a step fits",
+      "what backward computes again in place of keeping it: none, norms, keys (and norms), or auto, the least with which a step "
+      "fits",
       OneOf{{"auto", "none", "norms", "keys"}});
   }
 };

@@ -2,6 +2,7 @@
 /// What a training run needs to know of a kind of problem. The trainer, the evaluator and the predictor see only this, so a new
 /// kind is one new file that ends in FLARE_REGISTER_TASK.
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -42,6 +43,10 @@ class Task {
   virtual std::unique_ptr<Meter> new_meter() const = 0;
   /// Rows of the form that the task reads from a .npy file -> rows of output on the CPU. DataError on values the model cannot take.
   virtual Tensor predict(const Tensor& rows, Context& context, Device device) = 0;
+  /// What must travel with the weights beside the parameters, such as the scales of the data; written into checkpoints.
+  virtual std::map<std::string, std::string> metadata() const { return {}; }
+  /// Takes it back from a checkpoint's metadata, other keys ignored. DataError when it is damaged.
+  virtual void adopt(const std::map<std::string, std::string>&) {}
 };
 
 using TaskFactory = std::function<std::unique_ptr<Task>(const Recipe&, const PreparedFolder&)>;

@@ -42,6 +42,7 @@ void Trainer::save(const std::string& name) {
                     {"device", cat(device_)}};
   if (best_step_ >= 0)
     files.metadata["best"] = fmt::format("step {}, chosen by {} {:.6g} on the val split", best_step_, task_->score_name(), best_);
+  files.metadata.merge(task_->metadata());
   run_->save_checkpoint(name, files);
 }
 
@@ -61,6 +62,7 @@ bool Trainer::restore() {
     log_warning("the checkpoint was made on ", device->second,
                 ": from here on the numbers differ in the last bits from a run on one device");
   load_parameters(files->model, where + "/model.safetensors", task_->model());
+  task_->adopt(files->metadata);
   if (averages_weights()) load_values(named(optimizer_->ema()), files->ema, where + "/ema.safetensors");
   // Everything is read into host variables through the same checks as the weights.
   Tensor step = one_integer(0), position = one_integer(0), epoch = one_integer(0), validated = one_integer(0),

@@ -1,0 +1,86 @@
+#include "datasets/pde/field_set.h"
+
+#include <cmath>
+
+namespace flare {
+namespace {
+
+void check_finite(const std::string& name, const FieldSplit& split, const char* field, const Tensor& values) {
+  const int64_t n = values.numel(), per_sample = n / std::max<int64_t>(values.size(0), 1), channels = values.size(2);
+  for (int64_t i = 0; i < n; ++i)
+    check<DataError>(std::isfinite(values.data<float>()[i]), name, ": split ", split.name, ", sample ", i / per_sample, ": ", field,
+                     " is not finite at point ", i % per_sample / channels, ", channel ", i % channels,
+                     "; the source file is damaged, or holds cells that are not part of the field");
+}
+
+}  // namespace
+
+Normalisation channel_normalisation(const Tensor& values, bool per_channel) {
+  check(values.ndim() == 3 && values.dtype() == DType::f32 && values.is_contiguous(), "normalisation: needs f32 [n,N,c], got ",
+        values.shape());
+  const size_t channels = per_channel ? static_cast<size_t>(values.size(2)) : 1;
+  const int64_t n = values.numel();
+  const double count = static_cast<double>(n) / static_cast<double>(channels);
+  std::vector<double> mean(channels), square(channels);
+  for (int64_t i = 0; i < n; ++i) mean[static_cast<size_t>(i) % channels] += values.data<float>()[i];
+  for (double& m : mean) m /= count;
+  for (int64_t i = 0; i < n; ++i) {
+    const double d = values.data<float>()[i] - mean[static_cast<size_t>(i) % channels];
+    square[static_cast<size_t>(i) % channels] += d * d;
+  }
+  for (double& s : square) s = std::sqrt(s / std::max(count - 1, 1.0)) + 1e-8;
+  return {mean, square};
+}
+
+void leave_channels(Normalisation& n, size_t first, size_t count) {
+  for (size_t c = first; c < first + count; ++c) {
+    n.mean.at(c) = 0;
+    n.std.at(c) = 1;
+  }
+}
+
+Tensor grid_points(int64_t h, int64_t w) {
+  check(h >= 2 && w >= 2, "grid: ", h, " x ", w, " has no extent");
+  const Tensor points = Tensor::empty({h * w, 2}, DType::f32);
+  for (int64_t i = 0; i < h; ++i)
+    for (int64_t j = 0; j < w; ++j) {
+      float* p = points.data<float>() + 2 * (i * w + j);
+      p[0] = static_cast<float>(static_cast<double>(i) / static_cast<double>(h - 1));
+      p[1] = static_cast<float>(static_cast<double>(j) / static_cast<double>(w - 1));
+    }
+  return points;
+}
+
+void fill_points(const Tensor& points, const Tensor& x) {
+  check(x.ndim() == 3 && points.ndim() == 2 && points.size(0) == x.size(1) && points.size(1) <= x.size(2), "points ",
+        points.shape(), " do not fit x ", x.shape());
+  const Shape strides{x.size(1) * x.size(2), x.size(2), 1};
+  const Tensor part = x.view({x.size(0), x.size(1), points.size(1)}, strides);
+  copy(points.view(part.shape(), {0, points.size(1), 1}), part);
+}
+
+void fill_channels(const Tensor& values, const Tensor& target, int64_t first) {
+  check(values.ndim() == 3 && target.ndim() == 3 && values.size(0) == target.size(0) && values.size(1) == target.size(1) &&
+            first >= 0 && first + values.size(2) <= target.size(2),
+        "values ", values.shape(), " do not fit channels from ", first, " of ", target.shape());
+  copy(values, target.view(values.shape(), target.strides(), first));
+}
+
+void write_field_set(const std::string& out_dir, DatasetInfo info, const std::vector<FieldSplit>& splits) {
+  info.kind = "field_regression";
+  for (const FieldSplit& split : splits) {
+    check(split.x.ndim() == 3 && split.y.ndim() == 3 && split.x.dtype() == DType::f32 && split.y.dtype() == DType::f32 &&
+              split.x.size(0) == split.y.size(0) && split.x.size(1) == split.y.size(1),
+          "field set: split ", split.name, " has x ", split.x.shape(), " and y ", split.y.shape());
+    check_finite(info.name, split, "x", split.x);
+    check_finite(info.name, split, "y", split.y);
+  }
+  PreparedWriter writer(out_dir, info);
+  for (const FieldSplit& split : splits) {
+    writer.add(split.name, "x", split.x);
+    writer.add(split.name, "y", split.y);
+  }
+  writer.commit();
+}
+
+}  // namespace flare

@@ -1,0 +1,34 @@
+#pragma once
+#include <string>
+#include <vector>
+
+#include "datasets/prepared.h"
+
+namespace flare {
+
+// What the data sets of the PDE benchmarks share: samples of N points with input channels x and output channels y, stored in
+// their own units; the training task scales them by the normalisation that dataset.json states.
+
+/// One split: x [n,N,in] and y [n,N,out], f32.
+struct FieldSplit {
+  std::string name;
+  Tensor x, y;
+};
+
+/// Mean and deviation (of a sample, plus 1e-8 as in the published code) of each channel, or of all channels at once.
+Normalisation channel_normalisation(const Tensor& values, bool per_channel = true);
+/// The identity for the channels [first, first+count) of n: coordinates that are used as they are.
+void leave_channels(Normalisation& n, size_t first, size_t count);
+
+/// x_k, y_k of an h x w grid on [0,1]², row-major: point i·w + j lies at (i/(h-1), j/(w-1)). f32 [h·w, 2].
+Tensor grid_points(int64_t h, int64_t w);
+/// Writes points [N,c] into the first channels of every sample of x [n,N,in].
+void fill_points(const Tensor& points, const Tensor& x);
+/// Writes values [n,N,k], any strides and dtype, into channels [first, first+k) of target [n,N,c].
+void fill_channels(const Tensor& values, const Tensor& target, int64_t first);
+
+/// Writes a prepared folder of kind field_regression. DataError naming split and sample when a value is not finite, before
+/// anything is written.
+void write_field_set(const std::string& out_dir, DatasetInfo info, const std::vector<FieldSplit>& splits);
+
+}  // namespace flare
