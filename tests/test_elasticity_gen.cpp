@@ -54,10 +54,10 @@ TEST_CASE("membrane: stress and stiffness are the derivatives of the energy") {
   }
 }
 
-TEST_CASE("membrane: patch test on curved elements at strains of some percent") {
+TEST_CASE("membrane: patch test on curved elements at a strain of one percent") {
   const int64_t around = 12, across = 2, spokes = 2 * around;
   const QuadMesh mesh = cell_mesh(smooth_void, around, across);
-  const Mat2 f = {1.04, 0.02, -0.03, 0.97};
+  const Mat2 f = {1.01, 0.005, -0.008, 0.992};  // Newton starts with all of it in the outermost elements
   MembraneLoad load;
   load.force.assign(2 * mesh.nodes.size(), 0);
   for (size_t node = 0; node < mesh.nodes.size(); ++node) {
@@ -69,7 +69,7 @@ TEST_CASE("membrane: patch test on curved elements at strains of some percent") 
   }
   const RivlinSaunders material;
   const MembraneSolution s = solve_membrane(mesh, material, load);
-  CHECK(s.iterations <= 8);
+  CHECK(s.iterations <= 6);
   double worst = 0;
   for (size_t node = 0; node < mesh.nodes.size(); ++node)
     for (size_t i = 0; i < 2; ++i) {
