@@ -266,8 +266,8 @@ TEST_CASE("darcy: the real small files") {
   const Tensor phase = cast_to(archive.read("test32_x"), DType::f64), solution = cast_to(archive.read("test32_y"), DType::f64);
 
   // Our solver on the real coefficients reproduces the real solutions. The files state neither the coefficient's two values nor the
-  // unit of u: a contrast of 20 for all samples and a factor for each are fitted. They are strided from a finer grid whose last row is
-  // missing, so the comparison is rough.
+  // unit of u: a contrast of 20 for all samples and a factor for each are fitted. They are strided from a finer grid whose last row
+  // is missing, so the comparison is rough.
   const int64_t n = 33;
   DarcySolver solver(n);
   double error = 0, lowest = 1e30, highest = 0;
