@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "core/file.h"
+#include "tests/paths.h"
 
 using namespace flare;
 namespace fs = std::filesystem;
@@ -54,7 +55,7 @@ class Scratch {
     std::vector<char*> argv = {const_cast<char*>("flare")};
     for (const std::string& a : args) argv.push_back(const_cast<char*>(a.c_str()));
     argv.push_back(nullptr);
-    execv(FLARE_PROGRAM, argv.data());
+    execv(kProgram, argv.data());
     _exit(98);
   }
   Outcome wait(pid_t child) const {

@@ -10,6 +10,7 @@
 
 #include "core/safetensors.h"
 #include "nn/config.h"
+#include "tests/paths.h"
 
 namespace flare {
 
@@ -38,7 +39,7 @@ inline ModelConfig model_config(const nlohmann::json& tree) {
 
 struct Golden {
   explicit Golden(const std::string& name)
-      : file(read_safetensors(std::string(FLARE_SOURCE_DIR) + "/tests/golden/" + name + ".safetensors")) {}
+      : file(read_safetensors(std::string(kSourceDir) + "/tests/golden/" + name + ".safetensors")) {}
   bool has(const std::string& name) const { return file.find(name) != nullptr; }
   const Tensor& at(const std::string& name) const {
     const Tensor* found = file.find(name);

@@ -314,7 +314,7 @@ TEST_CASE("cli: bench step trains every setting for a few steps and prints one o
   const Outcome whole = scratch.run({"bench", "step", "elasticity", "--device", "cpu", "--tokens", "12", "--json"});
   REQUIRE(whole.code == 0);
   CHECK(Json::parse(whole.out)["parameters"] == 592641);
-  const std::string recipe = std::string(FLARE_SOURCE_DIR) + "/tools/configs/lra/listops.json";
+  const std::string recipe = std::string(kSourceDir) + "/tools/configs/lra/listops.json";
   const Outcome of_file = scratch.run(
       {"bench", "step", recipe, "--device", "cpu", "--tokens", "40", "--no-mask", "--no-graph", "--set", "train.batch_size=2"});
   REQUIRE(of_file.code == 0);

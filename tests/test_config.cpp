@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "core/file.h"
+#include "tests/paths.h"
 #include "tools/train/chart.h"
 #include "tools/train/progress.h"
 #include "tools/train/run_folder.h"
@@ -156,7 +157,7 @@ TEST_CASE("config: edit distance") {
 
 TEST_CASE("recipe: every shipped recipe is read, and its resolved form reads back the same") {
   int n_recipes = 0;
-  for (const auto& entry : std::filesystem::recursive_directory_iterator(FLARE_SOURCE_DIR "/tools/configs")) {
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(std::string(kSourceDir) + "/tools/configs")) {
     if (entry.path().extension() != ".json") continue;
     ++n_recipes;
     const Recipe recipe = read_recipe(entry.path().string());
@@ -168,14 +169,14 @@ TEST_CASE("recipe: every shipped recipe is read, and its resolved form reads bac
 }
 
 TEST_CASE("recipe: the ListOps recipe is FLARE.py's setting") {
-  const Recipe r = read_recipe(FLARE_SOURCE_DIR "/tools/configs/lra/listops.json");
+  const Recipe r = read_recipe(std::string(kSourceDir) + "/tools/configs/lra/listops.json");
   CHECK(r.train.steps == 10000);
   CHECK(r.train.batch_size == 32);
   CHECK(r.optim.lr == 5e-4);
   CHECK(r.optim.weight_decay == 1e-5);
   CHECK(r.optim.beta2 == 0.98);
   CHECK(r.train.clip_norm == 1.0);
-  const Recipe mini = read_recipe(FLARE_SOURCE_DIR "/tools/configs/lra/listops-mini.json");
+  const Recipe mini = read_recipe(std::string(kSourceDir) + "/tools/configs/lra/listops-mini.json");
   CHECK(first_difference(r, mini) != "");
 }
 

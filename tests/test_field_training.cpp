@@ -63,7 +63,7 @@ TEST_CASE("field regression: parameter counts of FLARE's models") {
                              {"darcy", 3, 1, 16, 256, 691009},
                              {"darcy-gen", 3, 1, 16, 256, 691009},
                              {"elasticity-gen", 2, 1, 8, 64, 592641}}) {
-    const Recipe recipe = read_recipe(cat(FLARE_SOURCE_DIR, "/tools/configs/pde/", p.recipe, ".json"));
+    const Recipe recipe = read_recipe(cat(kSourceDir, "/tools/configs/pde/", p.recipe, ".json"));
     CHECK(recipe.model.heads == p.heads);
     CHECK(recipe.model.latents == p.latents);
     CHECK(recipe.task.name == p.recipe);

@@ -9,7 +9,7 @@
 
 namespace {
 
-std::string recipe_of_task(const std::string& name) { return cat(FLARE_SOURCE_DIR, "/tools/configs/lra/", name, ".json"); }
+std::string recipe_of_task(const std::string& name) { return cat(kSourceDir, "/tools/configs/lra/", name, ".json"); }
 
 /// Trains on the prepared folder `data` with the recipe made small, and predicts its test split.
 struct Trained {

@@ -10,7 +10,7 @@
 
 namespace {
 
-const std::string kPublished = FLARE_SOURCE_DIR "/tests/golden/published";
+const std::string kPublished = std::string(kSourceDir) + "/tests/golden/published";
 
 bool skips_mat() {
   if (!can_read_mat()) std::printf("skipped: .mat files (this build has no libmatio)\n");

@@ -13,6 +13,7 @@
 #include "docs/examples/cumsum.h"
 #include "docs/examples/softplus.h"
 #include "ops/pointwise.h"
+#include "tests/paths.h"
 
 using namespace flare;
 
@@ -57,7 +58,7 @@ TEST_CASE("softplus and its derivative") {
 }
 
 TEST_CASE("docs/add_an_op.md quotes the examples word for word") {
-  const std::filesystem::path root = FLARE_SOURCE_DIR;
+  const std::filesystem::path root = kSourceDir;
   const std::string page = text_of(root / "docs/add_an_op.md");
   std::string sources;
   for (const auto& entry : std::filesystem::directory_iterator(root / "docs/examples")) sources += text_of(entry.path());
