@@ -2,6 +2,7 @@
 
 #include <charconv>
 
+#include "core/rehearsal.h"
 #if defined(FLARE_CUDA)
 #include "core/launch.cuh"
 #endif
@@ -78,6 +79,7 @@ void Stream::synchronize() const {
 Stream& compute_stream(Device device) {
   static Stream cpu;
   if (device == Device::cpu) return cpu;
+  check(!rehearsing(), "compute_stream: asked for the GPU's during a rehearsal, which computes nothing");
   static Stream cuda = [] {
     int index = 0;
     cuda_check(cudaGetDevice(&index), "cudaGetDevice");
