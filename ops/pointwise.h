@@ -51,14 +51,23 @@ struct Relu : UnaryDefaults {
   template <class T> FLARE_HD static T forward(T x) { return x > T(0) ? x : (x == x ? T(0) : x); }
   template <class T> FLARE_HD static T derivative(T x, T) { return x > T(0) ? T(1) : T(0); }
 };
-/// GELU in its tanh form: x/2 · (1 + tanh(√(2/π)(x + 0.044715 x³))).  Source: Hendrycks & Gimpel, arXiv 1606.08415.
+/// GELU in its tanh form: x/2 · (1 + tanh(√(2/π)(x + 0.044715 x³))).  Source: Hendrycks & Gimpel, arXiv 1606.08415. Computed as
+/// x·σ(w), w = 2√(2/π)(x + 0.044715 x³), the same function. From t = exp(-|w|) come σ(w) and σ(w)σ(-w) = t/(1+t)² without
+/// cancellation.
 struct Gelu : UnaryDefaults {
   static constexpr const char* name = "gelu";
-  static constexpr double kA = 0.79788456080286535588, kB = 0.044715;  // √(2/π)
-  template <class T> FLARE_HD static T forward(T x) { return T(0.5) * x * (T(1) + tanh_of(T(kA) * (x + T(kB) * x * x * x))); }
+  static constexpr double kA = 2 * 0.79788456080286535588, kB = 0.044715;  // 2√(2/π)
+  template <class T> FLARE_HD static T decay(T x) {                        // t
+    const T w = T(kA) * x * (T(1) + T(kB) * x * x);
+    return exp_of(w < T(0) ? w : -w);
+  }
+  template <class T> FLARE_HD static T forward(T x) {
+    const T t = decay(x);
+    return x * (x < T(0) ? t : T(1)) / (T(1) + t);
+  }
   template <class T> FLARE_HD static T derivative(T x, T) {
-    const T t = tanh_of(T(kA) * (x + T(kB) * x * x * x));
-    return T(0.5) * (T(1) + t) + T(0.5) * x * (T(1) - t * t) * T(kA) * (T(1) + T(3 * kB) * x * x);
+    const T t = decay(x), r = T(1) / (T(1) + t);
+    return (x < T(0) ? t : T(1)) * r + x * t * r * r * T(kA) * (T(1) + T(3 * kB) * x * x);
   }
 };
 /// GELU in its exact form: x · Φ(x) = x/2 · (1 + erf(x/√2)).  Source: arXiv 1606.08415.
