@@ -103,7 +103,7 @@ std::string describe(const PreparedFolder& folder, int width) {
     if (s.labels.empty() || s.n_samples == 0) continue;
     std::string shares;
     for (size_t c = 0; c < s.labels.size(); ++c)
-      shares += fmt::format("{}{}: {:.1f}%", c ? "  " : "", c,
+      shares += fmt::format("{}{}: {:.1f}%", c ? ", " : "", c,
                             100.0 * static_cast<double>(s.labels[c]) / static_cast<double>(s.n_samples));
     labels.row({split, shares});
     labels.row({"", fmt::format("of {} samples always answering {} is right for {:.2f}%", s.n_samples, s.majority_class,
