@@ -123,7 +123,9 @@ struct SplitStatistics {
   int64_t min_length = 0, q25_length = 0, median_length = 0, q75_length = 0, max_length = 0;
 };
 SplitStatistics statistics_of(const PreparedFolder& folder, const std::string& split);
-/// A text page: what the data set is, and a table of splits with lengths, label histogram and majority share.
-std::string describe(const PreparedFolder& folder);
+/// The names of the splits: train, val, test, then any others.
+std::vector<std::string> split_names(const PreparedFolder& folder);
+/// A text page of so many columns: what the data set is, tables of its fields and splits, shares of the labels.
+std::string describe(const PreparedFolder& folder, int width = 100);
 
 }  // namespace flare

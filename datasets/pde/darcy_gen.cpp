@@ -1,5 +1,7 @@
 #include <array>
+#include <optional>
 
+#include "core/job.h"
 #include "core/parallel.h"
 #include "datasets/pde/darcy.h"
 #include "datasets/pde/darcy_solver.h"
@@ -73,6 +75,7 @@ void generate_darcy(const DarcyOptions& options, const std::string& out_dir) {
   { const PreparedWriter early(out_dir, info); }  // so that a wrong folder shows before the work is done
 
   std::vector<FieldSplit> splits;
+  std::optional<Job> job(std::in_place, info.name, o.train + o.val + o.test, "samples");
   const std::array<std::pair<const char*, int64_t>, 3> counts = {{{"train", o.train}, {"val", o.val}, {"test", o.test}}};
   for (size_t s = 0; s < counts.size(); ++s) {
     const int64_t count = counts[s].second;
@@ -83,6 +86,7 @@ void generate_darcy(const DarcyOptions& options, const std::string& out_dir) {
     parallel_for(count, kSamplesPerSolver, [&](int64_t begin, int64_t end) {
       Maker maker(o);
       for (int64_t i = begin; i < end; ++i) {
+        const JobItem item(*job);
         const DarcySample sample = maker.make(static_cast<int64_t>(s), i);
         for (int64_t p = 0; p < n_points; ++p) {
           const int64_t node = p / side * o.stride * o.resolution + p % side * o.stride;
@@ -93,6 +97,7 @@ void generate_darcy(const DarcyOptions& options, const std::string& out_dir) {
     });
     splits.push_back(std::move(split));
   }
+  job.reset();
   const FieldSplit& reference = splits.front();  // train, unless that is empty
   info.normalisation["x"] = channel_normalisation(reference.x);
   leave_channels(info.normalisation["x"], 0, 2);

@@ -2,7 +2,9 @@
 
 #include <cmath>
 #include <numbers>
+#include <optional>
 
+#include "core/job.h"
 #include "core/parallel.h"
 #include "core/rng.h"
 #include "datasets/pde/field_set.h"
@@ -131,6 +133,7 @@ void generate_elasticity(const ElasticityOptions& options, const std::string& ou
   { const PreparedWriter early(out_dir, info); }  // so that a wrong folder shows before the work is done
   constexpr int64_t n = kElasticityAround * kElasticityAcross * 9;
   std::vector<FieldSplit> splits;
+  std::optional<Job> job(std::in_place, info.name, options.train + options.val + options.test, "samples");
   const std::array<std::pair<const char*, int64_t>, 3> counts = {
       {{"train", options.train}, {"val", options.val}, {"test", options.test}}};
   for (size_t s = 0; s < counts.size(); ++s) {
@@ -139,6 +142,7 @@ void generate_elasticity(const ElasticityOptions& options, const std::string& ou
     FieldSplit split{counts[s].first, Tensor::empty({count, n, 2}, DType::f32), Tensor::empty({count, n, 1}, DType::f32)};
     parallel_for(count, 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
+        const JobItem item(*job);
         const ElasticitySample sample = make_elasticity_sample(options, static_cast<int64_t>(s), i);
         for (int64_t p = 0; p < n; ++p) {
           for (int64_t c = 0; c < 2; ++c)
@@ -150,6 +154,7 @@ void generate_elasticity(const ElasticityOptions& options, const std::string& ou
     });
     splits.push_back(std::move(split));
   }
+  job.reset();
   info.normalisation["y"] = channel_normalisation(splits.front().y);
   write_field_set(out_dir, info, splits);
 }

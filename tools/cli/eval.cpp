@@ -5,7 +5,9 @@
 #include "core/log.h"
 #include "nn/checkpoint.h"
 #include "tools/cli/commands.h"
+#include "tools/cli/help.h"
 #include "tools/train/evaluate.h"
+#include "tools/train/job_display.h"
 #include "tools/train/report.h"
 #include "tools/train/run_folder.h"
 #include "tools/train/signals.h"
@@ -16,18 +18,26 @@ void add_eval(CLI::App& app, int& exit_code) {
   struct Options {
     std::string source, weights, split = "test", device = "auto";
     std::vector<std::string> assignments;
-    bool json = false;
+    bool json = false, quiet = false;
   };
   const auto o = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("eval", "Evaluate a run's weights on a split");
-  command->add_option("run", o->source, "run folder, or a recipe with --weights")->required();
-  command->add_option("--weights", o->weights, "safetensors file; the run's best checkpoint when not given");
-  command->add_option("--split", o->split, "split of the data folder")->capture_default_str();
-  command->add_option("--device", o->device, "auto, cpu, cuda or cuda:<index>")->capture_default_str();
+  command->add_option("run", o->source, "run folder, or a recipe with --weights")->required()->type_name("RUN");
+  command->add_option("--weights", o->weights, "safetensors file; the run's best checkpoint when not given")->type_name("FILE");
+  command->add_option("--split", o->split, "split of the data folder")->capture_default_str()->type_name("SPLIT");
+  command->add_option("--device", o->device, "auto, cpu, cuda or cuda:<index>")
+      ->capture_default_str()
+      ->type_name("auto|cpu|cuda[:i]");
   command->add_option("--set", o->assignments, "change a key of the recipe (repeatable)")
       ->allow_extra_args(false)
       ->type_name("KEY=VALUE");
   command->add_flag("--json", o->json, "print one JSON object");
+  command->add_flag("--quiet", o->quiet, "no progress on stderr");
+  command->footer(help_footer(
+      {"flare eval runs/listops-mini", "flare eval runs/listops-mini --split val --json",
+       "flare eval tools/configs/lra/listops-mini.json --weights runs/listops-mini/checkpoints/last/model.safetensors"},
+      "split, score_name, the score under that name, loss, n_samples, weights, step, chosen_by; for classes also majority_class, "
+      "majority_accuracy, by_length, confusion"));
   command->callback([o, &exit_code] {
     const bool is_run = is_run_folder(o->source);
     check<ConfigError>(is_run || !o->weights.empty(), o->source,
@@ -42,7 +52,8 @@ void add_eval(CLI::App& app, int& exit_code) {
     load_parameters(weights.tensors, path, task->model());
     task->adopt(weights.metadata);
     task->model().to(device);
-    catch_stop_signals();
+    catch_stop_signals("after this batch");
+    const JobDisplay display(o->quiet);
     std::optional<Json> result = evaluate(*task, folder, o->split, evaluation_options(recipe, folder, dtype, device));
     if (!result) {
       exit_code = kExitInterrupted;

@@ -2,6 +2,8 @@
 #include <fstream>
 #include <memory>
 
+#include <unistd.h>
+
 #include <cblas.h>
 #include <fmt/format.h>
 #if defined(FLARE_CUDA)
@@ -11,8 +13,10 @@
 #include "autograd/op.h"
 #include "core/device.h"
 #include "core/parallel.h"
+#include "core/text_table.h"
 #include "datasets/registry.h"
 #include "tools/cli/commands.h"
+#include "tools/cli/help.h"
 #include "tools/train/fields.h"
 #include "tools/train/progress.h"
 
@@ -102,7 +106,7 @@ void print_info(const Json& info) {
   for (const auto& [name, version] : info["libraries"].items()) rows.emplace_back(name, version.get<std::string>());
   rows.emplace_back("ops", info["ops"].dump());
   rows.emplace_back("datasets", info["datasets"].dump());
-  std::fputs(format_table("flare " + info["version"].get<std::string>(), rows).c_str(), stdout);
+  std::fputs(format_table("flare " + info["version"].get<std::string>(), rows, page_width(STDOUT_FILENO)).c_str(), stdout);
 }
 
 }  // namespace
@@ -111,6 +115,10 @@ void add_info(CLI::App& app, int&) {
   const auto json = std::make_shared<bool>(false);
   CLI::App* command = app.add_subcommand("info", "Devices, build and library versions");
   command->add_flag("--json", *json, "print one JSON object");
+  command->footer(
+      help_footer({"flare info", "flare info --json"},
+                  "version, build, libraries, cpu (name, threads), gpus (index, name, sm, multiprocessors, memory_bytes, "
+                  "free_bytes, driver, runtime), ops, datasets"));
   command->callback([json] {
     const Json info = gather_info();
     if (*json)

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "core/job.h"
 #include "tools/train/signals.h"
 
 namespace flare {
@@ -43,6 +44,7 @@ std::optional<Json> evaluate(Task& task, const PreparedFolder& folder, const std
   const std::unique_ptr<Meter> meter = task.new_meter();
   const NoGrad no_grad;
   const int64_t n_batches = loader.batches_per_epoch();
+  Job job(cat("evaluating ", split), folder.count(split), "samples");
   for (int64_t i = 0; i < n_batches; ++i) {
     if (stop_requested()) return std::nullopt;
     const Batch batch = loader.next();
@@ -50,6 +52,7 @@ std::optional<Json> evaluate(Task& task, const PreparedFolder& folder, const std
     context.training = false;
     context.dtype = options.dtype;
     meter->add(batch, task.forward(to_device(batch, options.device), context));
+    job.advance(batch.n_samples);
     if (options.on_batch) options.on_batch(i + 1, n_batches);
   }
   Json result = {{"split", split}, {"score_name", task.score_name()}};

@@ -19,13 +19,22 @@ struct TrainOptions {
   Recipe recipe;  // with the version that config.json is to carry
   std::string run;
   std::string device = "auto";
-  bool resume = false, quiet = false, dry_run = false, graph = true;
+  bool resume = false, quiet = false, dry_run = false, graph = true, json = false;
+};
+
+/// How a run ended: 0, or 130 after a signal (saved), and what there is to say of it: run, seed, steps, finished, step, report, and
+/// `test`, the evaluation of the test split, if there is one.
+struct TrainOutcome {
+  int exit_code = 0;
+  Json summary = Json::object();
 };
 
 /// Trains by a recipe into a run folder: batches, steps, metrics, evaluation on the validation split, checkpoints; then the test
-/// split with the weights that validated best. Results go to stdout, progress to stderr. Returns 0, or 130 after a signal (saved).
+/// split with the weights that validated best. Progress goes to stderr, nothing to stdout.
 /// The losses, the metrics and the weights repeat bit for bit for one seed and device, whether or not the run was killed and
 /// resumed in between.
+TrainOutcome run_training(const TrainOptions& options);
+/// The same, with the results on stdout: as text, or the summary as one JSON object. Returns the exit code.
 int train(const TrainOptions& options);
 
 /// One run. A step leaves nothing for the host to wait for: loss and score are summed on the device; at log points they are asked
@@ -38,7 +47,7 @@ class Trainer {
   /// The folder to write into; call before restore and run_steps. It must outlive the trainer.
   void attach(const RunFolder& run) { run_ = &run; }
   /// The table shown before step 1.
-  std::string describe() const;
+  std::string describe(int width = 0) const;
   /// Continues from checkpoints/last; false when there is none.
   bool restore();
   /// Steps until the end or a stop; false when stopped. Throws NumericError (naming step, lr and the first bad tensor) and
