@@ -167,7 +167,7 @@ compile() {
   [[ -n $command ]] || fail "$build/compile_commands.json does not say how $1 is compiled"
   command=${command//"-I$source_dir "/"-I$clone "}
   command=${command//"$source_dir/$1"/"$clone/$2"}
-  command=$(sed "s# -o [^ ]*# -O0 -o $object#" <<<"$command")
+  command=$(sed "s# -O[0-9s]\( \|\$\)# -O0\1#g; s# -o [^ ]*# -o $object#" <<<"$command")
   [[ $command == *"-I$clone "* && $command == *"$clone/$2"* && $command == *"-o $object"* ]] || fail "not the command that was expected: $command"
   (cd "$build" && bash -c "$command") >"$scratch/log" 2>&1 || { cat "$scratch/log" >&2; fail "$2 does not compile"; }
   printf '%s\n' "$object"
@@ -182,8 +182,9 @@ link() {
   else
     command=$(cat "$build/CMakeFiles/flare_tests.dir/link.txt")
   fi
-  local -a words=()
-  for word in $command; do
+  local -a words=() all
+  read -r -a all <<<"$command"
+  for word in "${all[@]}"; do
     case $word in
       CMakeFiles/flare_tests.dir/tests/main.cpp.o | CMakeFiles/flare_tests.dir/tests/test_ops.cpp.o) words+=("$word") ;;
       CMakeFiles/flare_tests.dir/*) ;;
