@@ -251,9 +251,15 @@ TEST_CASE("docs: commands in sentences and tables name what exists") {
     CHECK_MESSAGE(error.empty(), where, ": `", text, "`: ", error);
   };
   for (const Page& page : docs::pages()) {
-    for (const docs::Line& line : page.prose)
-      for (std::sregex_iterator at(line.text.begin(), line.text.end(), span), end; at != end; ++at)
-        look(cat(page.name, ":", line.number), (*at)[1]);
+    // A span may go on in the next line, so a paragraph is read as a whole.
+    for (size_t i = 0; i < page.prose.size(); ++i) {
+      const int first = page.prose[i].number;
+      std::string paragraph = page.prose[i].text;
+      while (i + 1 < page.prose.size() && !page.prose[i + 1].text.empty() && page.prose[i + 1].number == page.prose[i].number + 1)
+        paragraph += cat(" ", docs::trimmed(page.prose[++i].text));
+      for (std::sregex_iterator at(paragraph.begin(), paragraph.end(), span), end; at != end; ++at)
+        look(cat(page.name, ":", first), (*at)[1]);
+    }
     for (const Block& block : page.blocks)
       for (size_t i = 0; i < block.lines.size(); ++i)
         if (block.language.empty() || block.language == "sh")
