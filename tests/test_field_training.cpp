@@ -222,6 +222,8 @@ TEST_CASE("field regression: meshes of differing size, padded and masked") {
     writer.commit();
   }
   const PreparedFolder folder(tmp / "data");
+  CHECK_THROWS_WITH_AS(make_task(small_recipe(tmp / "data", {"model.mixer=linformer"}), folder),
+                       doctest::Contains("samples differ in size"), ConfigError);
   const std::unique_ptr<Task> task = make_task(small_recipe(tmp / "data"), folder);
   Context context;
   // All at once, padded, against one by one.
