@@ -8,6 +8,7 @@
 #include "ops/pointwise.h"
 #include "ops/reduce.h"
 #include "ops/shaping.h"
+#include "ops/softmax.h"
 
 namespace flare {
 namespace {
@@ -65,13 +66,13 @@ Tensor Performer::forward(const Tensor& x, const Tensor& mask, Context& ctx) {
   const Tensor omega = cast(random_features_ * std::sqrt(scale_), x.dtype());
   const Tensor q = rotate(h.q), k = rotate(h.k);
 
-  Tensor of_k = matmul_unrounded(k, omega, false, true) - (0.5 * scale_) * sum(square(cast(k, wide)), 3, true);  // [B,N,H,M]
-  if (mask) of_k = of_k + affine(mask_factors(mask, 4, wide), kMasked, -kMasked);
-  const Tensor largest_k = max(of_k.detach(), 1, true);  // [B,1,H,M]
-  const Tensor of_q = matmul_unrounded(q, omega, false, true) + largest_k;
-  const Tensor largest_q = max(of_q.detach(), 3, true);  // [B,N,H,1]
-
-  const Tensor psi = cast(exp(of_k - largest_k), x.dtype()), phi = cast(exp(of_q - largest_q), x.dtype());
+  // What is small is added first: the tape keeps the inputs of every sum.
+  Tensor bias = (-0.5 * scale_) * sum(square(cast(k, wide)), 3, true);  // [B,N,H,1]
+  if (mask) bias = bias + affine(mask_factors(mask, 4, wide), kMasked, -kMasked);
+  const Tensor of_k = matmul_unrounded(k, omega, false, true) + bias;  // [B,N,H,M]
+  const Tensor largest = max(of_k.detach(), 1, true);                  // [B,1,H,M]
+  const Tensor psi = cast(exp(of_k - largest), x.dtype());
+  const Tensor phi = cast(softmax(matmul_unrounded(q, omega, false, true) + largest, 3), x.dtype());
   return finish(attend_by_features(phi, psi, h.v, feature_totals(phi, psi), 0), ctx);
 }
 

@@ -10,7 +10,7 @@ namespace flare {
 /// buffer: drawn from the model's seed when the model is made, kept in checkpoints, never trained and never drawn again (the
 /// paper's redrawing is left out, so that a model is a function of its file).
 /// Stabilisers: factors that depend on i alone, or on the feature alone when ψ takes them and φ gives them back, leave y as it is.
-///   ψ_f(k_j) = exp(ω_fᵀk'_j - |k'_j|²/2 - c_f),  c_f = max_j of it;   φ_f(q_i) = exp(ω_fᵀq'_i + c_f - max_f of it)
+///   ψ_f(k_j) = exp(ω_fᵀk'_j - |k'_j|²/2 - c_f),  c_f = max over j of the rest;   φ(q_i) = softmax over f of (ω_fᵀq'_i + c_f)
 /// The paper has one constant c for all f and adds a small ε to each feature; with one for each f no exponent exceeds 0 and no
 /// denominator falls below 1, so nothing is added. Exponents are f32 for bf16, as are all sums over tokens. Rotary position rotates
 /// q and k before the features. attention_dropout is a ConfigError. Source: Choromanski et al., arXiv 2009.14794, lemma 1,
