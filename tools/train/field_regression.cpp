@@ -121,7 +121,10 @@ class FieldRegression : public Task {
                        "task.derivative_weight: ", folder.path(), " states no 2-D grid, so there are no derivatives; set it to 0");
     x_ = Scaling("x", info_, in_);
     y_ = Scaling("y", info_, out_);
-    model_ = std::make_unique<PdeOperator>(recipe.model, in_, out_, recipe.seed);
+    for (const FieldInfo& f : info_.fields)
+      if (f.name == "x" && !f.ragged) n_points_ = f.shape[0];
+    model_ = std::make_unique<PdeOperator>(recipe.model, in_, out_, recipe.seed, n_points_);
+    if (!find_mixer(recipe.model.mixer).per_position) n_points_ = 0;
   }
 
   Module& model() override { return *model_; }
@@ -146,6 +149,8 @@ class FieldRegression : public Task {
   Tensor predict(const Tensor& rows, Context& context, Device device) override {
     check<DataError>(rows.ndim() == 3 && rows.size(2) == in_ && is_float(rows.dtype()), "input: expected floats [n,N,", in_,
                      "] in the units of ", info_.name, ", got ", rows.dtype(), " ", rows.shape());
+    check<DataError>(n_points_ == 0 || rows.size(1) == n_points_, "input: samples of ", rows.size(1), " points; the model takes ",
+                     n_points_, ", since its mixer has weights for each point");
     Batch batch;
     batch.n_samples = rows.size(0);
     batch.x = to_device(contiguous(cast_to(rows, DType::f32)), device);
@@ -188,6 +193,7 @@ class FieldRegression : public Task {
   DatasetInfo info_;
   double derivative_weight_;
   int64_t in_ = 0, out_ = 0;
+  int64_t n_points_ = 0;  // that every sample must have; 0: any
   Scaling x_, y_;
   std::unique_ptr<PdeOperator> model_;
 };

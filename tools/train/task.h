@@ -66,7 +66,6 @@ Batch to_device(const Batch& batch, Device device);
 /// Samples [start, start+n) of a batch, copied.
 Batch slice_batch(const Batch& batch, int64_t start, int64_t n);
 
-std::vector<NamedTensor> named_values(const std::vector<Parameter>& parameters);
 /// Copies tensors into `targets` by name. DataError naming the first tensor that is missing, unknown, or of another shape.
 void load_values(const std::vector<NamedTensor>& targets, const std::vector<NamedTensor>& source, const std::string& where);
 int64_t count_elements(const std::vector<Parameter>& parameters);

@@ -68,6 +68,8 @@ class Trainer {
   [[noreturn]] void fail_not_finite(int64_t bad);
   [[noreturn]] void fail_out_of_memory(const OutOfMemory& error);
   std::optional<Json> evaluate_split(const std::string& split, const std::string& note);
+  /// The averages with the model's buffers beside them: a whole model. Live.
+  std::vector<NamedTensor> averages();
   bool averages_weights() const { return recipe_.train.ema_decay > 0; }
 
   Recipe recipe_;
