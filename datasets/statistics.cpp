@@ -60,6 +60,7 @@ std::string describe(const PreparedFolder& folder) {
   for (const auto& [field, n] : info.normalisation)
     line("scaled by", fmt::format("{}: mean {:.5g}, deviation {:.5g}", field, fmt::join(n.mean, " "), fmt::join(n.std, " ")));
   if (!info.grid.empty()) line("grid", fmt::format("{}", fmt::join(info.grid, " x ")));
+  if (info.coordinates) line("coordinates", cat("the first ", info.coordinates, " channels of x"));
   for (const auto& [split, count] : info.splits) {
     const SplitStatistics s = statistics_of(folder, split);
     out += fmt::format("  {:<12}{} samples\n", split, s.n_samples);
