@@ -44,7 +44,7 @@ Rgb diverging_colour(double t) {
 
 const std::array<Rgb, 256>& palette_table() {
   static const std::array<Rgb, 256> table = [] {
-    std::array<Rgb, 256> t{Rgb{255, 255, 255}, Rgb{27, 31, 36}, Rgb{140, 146, 152}, Rgb{222, 226, 230}};
+    std::array<Rgb, 256> t{Rgb{255, 255, 255}, Rgb{27, 31, 36}, Rgb{105, 112, 120}, Rgb{222, 226, 230}};
     for (int i = 0; i < kSteps; ++i) {
       const double at = static_cast<double>(i) / (kSteps - 1);
       t[static_cast<size_t>(kPlain + i)] = sequential_colour(at);

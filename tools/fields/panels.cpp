@@ -29,7 +29,7 @@ struct Range {
   }
 };
 
-std::string number(double v, int digits = 3) { return fmt::format("{:.{}g}", v == 0 ? 0.0 : v, digits); }
+std::string number(double v, int digits = 4) { return fmt::format("{:.{}g}", v == 0 ? 0.0 : v, digits); }
 
 /// "field  1.2 to 3.4", with as many digits as fit.
 void caption(Canvas& canvas, const Rect& panel, const std::string& name, const Range& range) {

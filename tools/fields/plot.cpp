@@ -4,8 +4,8 @@
 #include <array>
 #include <cmath>
 #include <limits>
+#include <map>
 #include <numbers>
-#include <set>
 
 #include "core/check.h"
 
@@ -24,7 +24,7 @@ std::pair<double, double> extent(const std::vector<double>& values) {
     lo = std::min(lo, v);
     hi = std::max(hi, v);
   }
-  return lo <= hi ? std::pair(lo, hi) : std::pair(0.0, 1.0);
+  return lo <= hi ? std::pair(lo, hi) : std::pair(0.0, 0.0);
 }
 
 /// The range of the middle nine tenths.
@@ -72,14 +72,15 @@ Plot::Plot(const FieldSample& s) : rows_(s.rows), columns_(s.columns) {
   v_ = coordinate(1);
   if (s.coordinates == 3) {
     depth_ = coordinate(2);
+    const std::vector<double> x = u_, y = v_, z = depth_;
     project();
     set_bounds();
-    set_radius(2);
+    set_radii(x, y, z);
   } else if (s.is_grid()) {
     lay_out_grid();
   } else {
     set_bounds();
-    set_radius(1);
+    set_radii(u_, v_, {});
   }
 }
 
@@ -116,17 +117,54 @@ void Plot::project() {
   }
 }
 
-/// From the area that the points cover, found by counting boxes; `layers` of them lie behind each other.
-void Plot::set_radius(int layers) {
-  const auto n = static_cast<double>(u_.size());
-  const double box = 2 * std::sqrt(std::max((right_ - left_) * (top_ - bottom_), 1e-60) / n);
-  std::set<std::pair<int64_t, int64_t>> taken;
-  for (size_t p = 0; p < u_.size(); ++p)
-    if (std::isfinite(u_[p]) && std::isfinite(v_[p]))
-      taken.emplace(static_cast<int64_t>((u_[p] - left_) / box), static_cast<int64_t>((v_[p] - bottom_) / box));
-  const double spacing = std::sqrt(static_cast<double>(taken.size()) * box * box * layers / n);
-  radius_ = (depth_.empty() ? 0.8 : 0.75) * spacing;
-  left_ -= radius_, right_ += radius_, bottom_ -= radius_, top_ += radius_;
+/// A point reaches a little beyond half-way to its third neighbour, so that a surface closes and a void stays open, whatever the
+/// density there. x, y, z: in space, before projection.
+void Plot::set_radii(const std::vector<double>& x, const std::vector<double>& y, const std::vector<double>& z) {
+  constexpr size_t kNeighbours = 3, kMostLookedAt = 256;
+  constexpr double kReach = 0.9;
+  const size_t n = x.size();
+  const auto [x0, x1] = extent(x);
+  const auto [y0, y1] = extent(y);
+  const auto [z0, z1] = extent(z);
+  // Boxes of about two spacings of points spread over the area (of the surface, in 3-D).
+  const double a = x1 - x0, b = y1 - y0, c = z1 - z0;
+  const double area = z.empty() ? a * b : 2 * (a * b + b * c + c * a);
+  const double spacing = std::max(std::sqrt(area / static_cast<double>(n)), 1e-3 * std::max({a, b, c, 1e-30}));
+  using Box = std::array<int64_t, 3>;
+  std::map<Box, std::vector<size_t>> boxes;
+  const auto position = [&](size_t p) { return std::array<double, 3>{x[p], y[p], z.empty() ? 0.0 : z[p]}; };
+  const auto is_finite = [&](size_t p) { return std::isfinite(x[p]) && std::isfinite(y[p]) && (z.empty() || std::isfinite(z[p])); };
+  const auto box_of = [&](size_t p) {
+    const std::array<double, 3> at = position(p);
+    return Box{static_cast<int64_t>((at[0] - x0) / (2 * spacing)), static_cast<int64_t>((at[1] - y0) / (2 * spacing)),
+               z.empty() ? 0 : static_cast<int64_t>((at[2] - z0) / (2 * spacing))};
+  };
+  for (size_t p = 0; p < n; ++p)
+    if (is_finite(p)) boxes[box_of(p)].push_back(p);
+  radius_.assign(n, spacing);
+  for (const auto& [box, members] : boxes)
+    for (const size_t p : members) {
+      std::array<double, kNeighbours> nearest;  // squared, ascending
+      nearest.fill(9 * spacing * spacing);
+      for (int64_t i = -1; i <= 1; ++i)
+        for (int64_t j = -1; j <= 1; ++j)
+          for (int64_t k = z.empty() ? 0 : -1; k <= (z.empty() ? 0 : 1); ++k) {
+            const auto found = boxes.find({box[0] + i, box[1] + j, box[2] + k});
+            if (found == boxes.end()) continue;
+            for (size_t m = 0; m < std::min(found->second.size(), kMostLookedAt); ++m) {
+              const size_t q = found->second[m];
+              if (q == p) continue;
+              const std::array<double, 3> from = position(p), to = position(q);
+              double square = 0;
+              for (size_t axis = 0; axis < 3; ++axis) square += (from[axis] - to[axis]) * (from[axis] - to[axis]);
+              for (double& place : nearest)
+                if (square < place) std::swap(square, place);
+            }
+          }
+      radius_[p] = std::max(kReach * std::sqrt(nearest.back()), 0.1 * spacing);
+    }
+  const double margin = z.empty() ? spacing / 2 : spacing;
+  left_ -= margin, right_ += margin, bottom_ -= margin, top_ += margin;
 }
 
 /// Whether the nodes are an upright, evenly spaced grid; finds its spacing.
@@ -232,10 +270,10 @@ void Plot::paint_cloud(Canvas& canvas, const Scale& s, const std::vector<double>
                        const std::function<Ink(double)>& ink) const {
   const Rect& box = s.box;
   std::vector<double> nearest(static_cast<size_t>(box.w) * static_cast<size_t>(box.h), std::numeric_limits<double>::infinity());
-  const double radius = std::max(radius_, 0.75 * s.units);
   for (size_t p = 0; p < u_.size(); ++p) {
     if (!std::isfinite(u_[p]) || !std::isfinite(v_[p]) || (!depth_.empty() && !std::isfinite(depth_[p]))) continue;
     const Ink colour = ink(values[p]);
+    const double radius = std::max(radius_[p], 0.75 * s.units);
     const auto [x0, x1] = Scale::span(s.x(u_[p] - radius), s.x(u_[p] + radius), box.x, box.w);
     const auto [y0, y1] = Scale::span(s.y(v_[p] + radius), s.y(v_[p] - radius), box.y, box.h);
     for (int y = y0; y < y1; ++y)

@@ -74,7 +74,8 @@ void write_vtu(const std::string& path, const FieldSample& s) {
     xml += data.array("error", error, s.channels());
   }
   xml += "</PointData>\n<Points>\n" + data.array("points", points, 3) + "</Points>\n<Cells>\n";
-  xml += data.array("connectivity", connectivity) + data.array("offsets", offsets);
+  xml += data.array("connectivity", connectivity);
+  xml += data.array("offsets", offsets);
   xml += data.array("types", std::vector<uint8_t>(static_cast<size_t>(cells), s.is_grid() ? kQuad : kVertex));
   xml += "</Cells>\n</Piece>\n</UnstructuredGrid>\n<AppendedData encoding=\"raw\">\n_";
   AtomicFile file(path);
