@@ -37,6 +37,7 @@ struct DatasetInfo {
   std::vector<std::string> tokens;                     // names of the token ids, where they have any
   std::map<std::string, Normalisation> normalisation;  // by field
   std::vector<int64_t> grid;                           // extents when the points of every sample are a grid, row-major
+  int64_t coordinates = 0;  // how many channels of x, the first ones, are the position of the point; 0: not stated
   std::string source, licence, citation;
 };
 

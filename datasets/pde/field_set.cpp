@@ -18,6 +18,15 @@ void check_finite(const std::string& name, const FieldSplit& split, const char* 
 
 }  // namespace
 
+int64_t coordinate_channels(const DatasetInfo& info, int64_t channels) {
+  constexpr int64_t kMost = 3;
+  const auto axes = static_cast<int64_t>(info.grid.size());
+  const int64_t n = info.coordinates > 0 ? info.coordinates : std::min(axes > 0 ? axes : channels, kMost);
+  check<DataError>(n >= 1 && n <= channels, info.name, ": the position of a point takes ", n, " channels of x, which has ",
+                   channels);
+  return n;
+}
+
 Normalisation channel_normalisation(const Tensor& values, bool per_channel) {
   check(values.ndim() == 3 && values.dtype() == DType::f32 && values.is_contiguous(), "normalisation: needs f32 [n,N,c], got ",
         values.shape());

@@ -21,6 +21,7 @@ constexpr int64_t kCars = 889, kTestCars = 189;
 DatasetInfo car_info(const std::string& name) {
   DatasetInfo info;
   info.name = name;
+  info.coordinates = 3;
   info.licence = "shapes: ShapeNet's terms of use (research)";
   info.citation = "N. Umetani and B. Bickel, Learning Three-Dimensional Flow for Interactive Aerodynamic Design, ACM TOG 2018";
   // The box that all cars lie in goes to [0,1]³; the pressure's figures are those of the published training split.

@@ -54,7 +54,8 @@ void add_eval(CLI::App& app, int& exit_code) {
     task->model().to(device);
     catch_stop_signals("after this batch");
     const JobDisplay display(o->quiet);
-    std::optional<Json> result = evaluate(*task, folder, o->split, evaluation_options(recipe, folder, dtype, device));
+    const EvaluationOptions options = evaluation_options(recipe, folder, dtype, device);
+    std::optional<Json> result = evaluate(*task, folder, o->split, options);
     if (!result) {
       exit_code = kExitInterrupted;
       return;
@@ -70,6 +71,7 @@ void add_eval(CLI::App& app, int& exit_code) {
     if (is_run && o->weights.empty() && o->assignments.empty()) {
       try {
         write_file_atomically(o->source + "/eval-" + o->split + ".json", result->dump(2) + "\n");
+        save_panels(*task, folder, *result, options, o->source);
         write_report(o->source);
       } catch (const DataError& error) {
         log_warning("the run folder was not updated: ", error.what());  // it may be someone else's

@@ -52,6 +52,7 @@ int run(int argc, char** argv) {
   flare::add_train(app, exit_code);
   flare::add_eval(app, exit_code);
   flare::add_predict(app, exit_code);
+  flare::add_analyze(app, exit_code);
   flare::add_data(app, exit_code);
   flare::add_bench(app, exit_code);
   flare::add_info(app, exit_code);

@@ -331,6 +331,7 @@ std::optional<Json> Trainer::test() {
                         {task_->score_name(), (*result)[task_->score_name()]},
                         {"weights_of_step", at}});
   write_file_atomically(run_->file("eval-test.json"), result->dump(2) + "\n");
+  save_panels(*task_, folder_, *result, evaluation_options(recipe_, folder_, dtype_, device_), run_->path());
   return result;
 }
 
