@@ -5,8 +5,8 @@
 #include "core/log.h"
 #include "nn/checkpoint.h"
 #include "tools/cli/commands.h"
+#include "tools/report/report.h"
 #include "tools/train/evaluate.h"
-#include "tools/train/report.h"
 #include "tools/train/run_folder.h"
 #include "tools/train/signals.h"
 

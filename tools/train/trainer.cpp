@@ -10,9 +10,10 @@
 #include "core/parallel.h"
 #include "nn/checkpoint.h"
 #include "ops/pointwise.h"
+#include "tools/report/report.h"
 #include "tools/train/diagnose.h"
-#include "tools/train/report.h"
 #include "tools/train/signals.h"
+#include "tools/train/summary.h"
 
 namespace flare {
 namespace {
@@ -73,13 +74,14 @@ Trainer::Trainer(const Recipe& recipe, const PreparedFolder& folder, Device devi
                                             StepOptions{t.accumulate, dtype_, recipe_.seed, graph, plan_.recompute});
 }
 
+std::string Trainer::device_text() const {
+  if (device_ != Device::cuda) return fmt::format("cpu, {} threads", thread_count());
+  const CudaInfo gpu = cuda_info(gpu_);
+  return fmt::format("cuda, {} (sm_{}, {})", gpu.name, gpu.sm, format_bytes(gpu.memory_bytes));
+}
+
 std::string Trainer::describe() const {
   const TrainConfig& t = recipe_.train;
-  std::string where = fmt::format("cpu, {} threads", thread_count());
-  if (device_ == Device::cuda) {
-    const CudaInfo gpu = cuda_info(gpu_);
-    where = fmt::format("cuda, {} (sm_{}, {})", gpu.name, gpu.sm, format_bytes(gpu.memory_bytes));
-  }
   std::string splits;
   for (const auto& [split, count] : folder_.info().splits)
     splits += fmt::format("{}{} {}", splits.empty() ? "" : ", ", split, count);
@@ -94,7 +96,7 @@ std::string Trainer::describe() const {
   return format_table(
       "run", {
                  {"folder", run_ ? run_->path() : "-"},
-                 {"device", where},
+                 {"device", device_text()},
                  {"data", fmt::format("{} ({}: {})", folder_.path(), folder_.info().name, splits)},
                  {"model", fmt::format("{}, {} blocks, {} channels, {} heads, {} latents; {} parameters", text("model.mixer"),
                                        text("model.blocks"), text("model.channels"), text("model.heads"), text("model.latents"),
@@ -240,7 +242,8 @@ bool Trainer::validate() {
 bool Trainer::run_steps() {
   const TrainConfig& t = recipe_.train;
   try {
-    window_start_ = Clock::now();
+    seconds_before_ = recorded_seconds(run_->path());
+    window_start_ = started_ = Clock::now();
     const auto aside = [&](const auto& body) {  // evaluation and saving do not count as step time
       compute_stream(device_).synchronize();
       seconds_ += seconds_since(window_start_);
@@ -259,6 +262,7 @@ bool Trainer::run_steps() {
         const bool done = aside([&] {
           check_numbers();
           if (!validate()) return false;
+          write_summary(false);
           write_report(run_->path());
           return true;
         });
@@ -340,7 +344,7 @@ int train(const TrainOptions& options) {
   }
   const RunFolder run =
       options.resume ? RunFolder::resume(options.run, options.recipe) : RunFolder::create(options.run, options.recipe);
-  trainer.attach(run);
+  trainer.attach(run, options.recipe_name);
   set_log_file(run.file("log.txt"));
   catch_stop_signals();
   show();
@@ -353,6 +357,7 @@ int train(const TrainOptions& options) {
   }
   const auto interrupted = [&] {
     log_info("stopped after step ", trainer.step(), ", saved; continue with --resume --run ", run.path());
+    trainer.write_summary(false);
     write_report(run.path());
     return kExitInterrupted;
   };
@@ -363,6 +368,7 @@ int train(const TrainOptions& options) {
     std::fputs(format_evaluation(*result).c_str(), stdout);
     std::printf("       weights of %s\n", (*result)["chosen_by"].get<std::string>().c_str());
   }
+  trainer.write_summary(true);
   write_report(run.path());
   std::printf("       report %s\n", run.file("report.html").c_str());
   return 0;
