@@ -2,6 +2,7 @@
 
 Every check can fail; the first ones prove it with pages that are broken on purpose.
 """
+import math
 import os
 import subprocess
 import sys
@@ -140,7 +141,6 @@ def check_interaction(page, path):
     check(middle["tip"] and "training" in middle["tip"] and "validation" in middle["tip"], f"hover shows no values: {middle}")
     check(abs(middle["now"] - 205) <= 10, f"hover in the middle reads step {middle['now']}")
     # The value is the logged one, to six digits.
-    import math
     step = middle["now"]
     loss = 0.3 + 2 * math.exp(-5 * step / 400) + 0.05 * math.sin(step)
     check(f"training {loss:.6g}" in middle["said"], f"step {step} reads {middle['said']}, logged was {loss:.6g}")
@@ -185,6 +185,18 @@ def check_interaction(page, path):
     page.evaluate("document.querySelector('#loss .legend button').click()")
     check(see()["d"] == start["d"], "a legend name does not bring its curve back")
     check_quiet(page, path, "after all that")
+
+    # On a phone the values stay inside the window, wherever the cursor is.
+    page.emulate(width=PHONE)
+    page.open(path)
+    for key in ["Home"] + 20 * ["ArrowRight"]:
+        page.evaluate("document.querySelector('#loss .layer').focus()")
+        page.key(key, shift=False)
+        if key != "Home":
+            page.key("ArrowRight")
+        left, right = page.evaluate("(() => { const b = document.querySelector('#loss .tip').getBoundingClientRect(); return [b.left, b.right]; })()")
+        check(right > left >= 0 and right <= PHONE, f"on a phone the values stand at {left} to {right}")
+    check(overflow(page) <= 0, "showing values widens the page")
 
 
 def check_text(page, path):

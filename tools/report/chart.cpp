@@ -13,7 +13,7 @@ namespace {
 
 // The curve area in its own units; integers in paths are then finer than a pixel.
 constexpr double kWidth = 2000, kHeight = 1000;
-constexpr size_t kMostDots = 40;       // a curve with at most so many points shows each
+constexpr size_t kMostDots = 24;       // a curve with at most so many points shows each
 constexpr size_t kMostColumns = 4;     // of values in the table; more curves get a line each instead
 constexpr size_t kMostTableRows = 30;  // of values
 constexpr size_t kColours = 8, kDashes = 4;
@@ -174,6 +174,7 @@ std::vector<double> axis_ticks(double lo, double hi, bool log) {
 
 std::string html_chart(const Chart& chart, size_t most_points) {
   std::vector<Series> curves;
+  std::vector<size_t> styles;  // by the place in the chart's list: a run looks the same where another run has no curve
   double x_lo = INFINITY, x_hi = -INFINITY, y_lo = INFINITY, y_hi = -INFINITY;
   for (const Series& s : chart.series) {
     Series kept{s.name, {}, s.faint};
@@ -189,6 +190,7 @@ std::string html_chart(const Chart& chart, size_t most_points) {
       y_hi = std::max(y_hi, y);
     }
     curves.push_back(std::move(kept));
+    styles.push_back(static_cast<size_t>(&s - chart.series.data()));
   }
   if (curves.empty()) return "";
   const Axis x = fitted(x_lo, x_hi, false, 0.012), y = fitted(y_lo, y_hi, chart.log_y, 0.05);
@@ -207,9 +209,9 @@ std::string html_chart(const Chart& chart, size_t most_points) {
       ys.push_back(std::stod(fmt::format("{:.6g}", py)));
     }
     const bool has_dots = s.points.size() == 1 || (s.points.size() <= kMostDots && !s.faint);
-    paths += fmt::format("<g class=\"{}{}\"><path class=\"curve\" d=\"{}\"/><path class=\"dots\" d=\"{}\"/></g>\n", style_of(i),
-                         s.faint ? " faint" : "", line, has_dots ? dots : "");
-    legend += fmt::format("<li>{}<span>{}</span></li>", legend_key(i, s.faint), html_escape(s.name));
+    paths += fmt::format("<g class=\"{}{}\"><path class=\"curve\" d=\"{}\"/><path class=\"dots\" d=\"{}\"/></g>\n",
+                         style_of(styles[i]), s.faint ? " faint" : "", line, has_dots ? dots : "");
+    legend += fmt::format("<li>{}<span>{}</span></li>", legend_key(styles[i], s.faint), html_escape(s.name));
     data["series"].push_back({{"name", s.name}, {"dots", has_dots}, {"x", xs}, {"y", ys}});
   }
   return fmt::format(

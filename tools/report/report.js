@@ -4,7 +4,7 @@
  * unless drawn again for each; and any of them is one more thing to install on a GPU node without network. What is needed here
  * fits a page.
  *
- * A chart is a <figure class="chart"> with the values in a JSON <script>. The area 0..WIDTH x 0..HEIGHT, the ticks and the number
+ * A chart is a <figure class="chart"> with the values in a script element of type JSON. The area 0..WIDTH x 0..HEIGHT, the ticks and the number
  * format are those of chart.cpp and html.cpp. */
 'use strict';
 (() => {
@@ -178,8 +178,9 @@ function bringToLife(figure, data) {
       element('em', '', row).textContent = s.name;
       element('strong', '', row).textContent = value;
     });
-    tip.style.left = share < 0.5 ? 100 * share + '%' : '';
-    tip.style.right = share < 0.5 ? '' : 100 * (1 - share) + '%';
+    // Beside the cursor, over the labels of the axis if need be, never out of the figure.
+    const all = layer.clientWidth, own = tip.offsetWidth, at = share * all;
+    tip.style.left = Math.max(Math.min(share < 0.5 ? at + 12 : at - 12 - own, all + 8 - own), -50) + 'px';
     layer.setAttribute('aria-valuenow', x);
     layer.setAttribute('aria-valuetext', said.join(', '));
   };

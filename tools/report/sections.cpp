@@ -105,17 +105,20 @@ std::string header_section(const RunRecord& run) {
   }
   if (!std::isnan(f.seconds)) html += tile("wall time", format_duration(f.seconds), "evaluation included");
   if (!std::isnan(f.ms_per_step)) html += tile("a step", number_or_dash(f.ms_per_step, "{:.3g}") + " ms", "median");
-  if (!std::isnan(f.samples_per_s)) html += tile("throughput", short_number(f.samples_per_s, 3) + " samples/s");
+  if (!std::isnan(f.samples_per_s)) html += tile("throughput", short_number(f.samples_per_s, 4), "samples/s");
   if (!std::isnan(f.peak_bytes)) html += tile("peak memory", format_bytes(whole(f.peak_bytes)));
   if (!std::isnan(f.parameters)) html += tile("parameters", short_number(f.parameters, 4));
   html += "</dl>\n<dl class=\"facts\">";
 
-  std::string splits;
-  for (const auto& [split, count] : member(run.data, "splits").items())
-    splits += (splits.empty() ? "" : ", ") + split + " " + text_of(count);
+  std::vector<std::string> splits;
+  for (const auto& [split, count] : member(run.data, "splits").items()) splits.push_back(split + " " + text_of(count));
+  const auto rank = [](const std::string& s) { return s.starts_with("train ") ? 0 : s.starts_with("val ") ? 1 : 2; };
+  std::stable_sort(splits.begin(), splits.end(), [&](const auto& a, const auto& b) { return rank(a) < rank(b); });
+  std::string samples;
+  for (const std::string& split : splits) samples += (samples.empty() ? "" : ", ") + split;
   html += fact("data", text_of(run.value("task.data")));
   html += fact("data set", text_at(run.data, "name"));
-  html += fact("samples", splits);
+  html += fact("samples", samples);
   html += fact("source", text_at(run.data, "source"));
   html += fact("licence", text_at(run.data, "licence"));
   html += fact("device", text_at(run.summary, "device"));

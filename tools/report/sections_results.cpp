@@ -55,7 +55,8 @@ std::string confusion(const Json& e) {
   const Json& matrix = member(e, "confusion");
   if (!matrix.is_array() || matrix.empty() || matrix.size() > kMostClasses) return "";
   std::string html =
-      "<div><h3>Confusion</h3><div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"Confusion matrix\"><table "
+      "<div><h3>Confusion</h3><div class=\"scroll explained\" tabindex=\"0\" role=\"region\" aria-label=\"Confusion "
+      "matrix\"><table "
       "class=\"heat\"><caption>Samples of each true class (row) by predicted class (column)</caption>\n<thead><tr><th "
       "scope=\"col\">true</th>";
   for (size_t i = 0; i < matrix.size(); ++i) html += fmt::format("<th scope=\"col\" class=\"n\">{}</th>", i);
