@@ -9,7 +9,7 @@
 
 #include "autograd/node.h"
 #include "core/parallel.h"
-#include "tools/train/chart.h"
+#include "tools/report/chart.h"
 
 namespace flare {
 namespace {

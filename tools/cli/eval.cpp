@@ -6,9 +6,9 @@
 #include "nn/checkpoint.h"
 #include "tools/cli/commands.h"
 #include "tools/cli/help.h"
+#include "tools/report/report.h"
 #include "tools/train/evaluate.h"
 #include "tools/train/job_display.h"
-#include "tools/train/report.h"
 #include "tools/train/run_folder.h"
 #include "tools/train/signals.h"
 

@@ -19,6 +19,7 @@
 #include "tools/cli/help.h"
 #include "tools/train/fields.h"
 #include "tools/train/progress.h"
+#include "tools/train/version.h"
 
 namespace flare {
 namespace {
@@ -33,7 +34,7 @@ std::string processor_name() {
 std::string cuda_version_text(int version) { return fmt::format("{}.{}", version / 1000, version % 1000 / 10); }
 
 Json gather_info() {
-  Json info = {{"version", FLARE_VERSION}};
+  Json info = {{"version", FLARE_VERSION}, {"commit", git_version()}};
   Json& build = info["build"];
   build = {{"compiler", fmt::format("gcc {}", __VERSION__)}, {"cxx", __cplusplus}, {"cuda", cuda_built()}};
 #if defined(__clang__)
@@ -90,6 +91,7 @@ Json gather_info() {
 
 void print_info(const Json& info) {
   std::vector<std::pair<std::string, std::string>> rows;
+  rows.emplace_back("commit", info["commit"].get<std::string>());
   const Json& build = info["build"];
   rows.emplace_back(
       "build", fmt::format("{}, vectors {}, CUDA {}{}", build["compiler"].get<std::string>(), build["vectors"].get<std::string>(),

@@ -11,6 +11,7 @@
 #include "tools/cli/commands.h"
 #include "tools/cli/help.h"
 #include "tools/train/fields.h"
+#include "tools/train/version.h"
 
 namespace {
 
@@ -45,7 +46,7 @@ void check_command_word(CLI::App& app, int argc, char** argv, int at) {
 int run(int argc, char** argv) {
   int exit_code = 0;
   CLI::App app("FLARE: Fast Low-rank Attention Routing Engine", "flare");
-  app.set_version_flag("--version", "flare " FLARE_VERSION);
+  app.set_version_flag("--version", std::string("flare " FLARE_VERSION " (commit ") + flare::git_version() + ")");
   app.require_subcommand(1);
   app.formatter(flare::help_formatter());
   app.failure_message([](const CLI::App*, const CLI::Error&) { return std::string(); });
@@ -53,6 +54,8 @@ int run(int argc, char** argv) {
   flare::add_eval(app, exit_code);
   flare::add_predict(app, exit_code);
   flare::add_analyze(app, exit_code);
+  flare::add_report(app, exit_code);
+  flare::add_compare(app, exit_code);
   flare::add_data(app, exit_code);
   flare::add_bench(app, exit_code);
   flare::add_info(app, exit_code);

@@ -61,6 +61,7 @@ void add_train(CLI::App& app, int& exit_code) {
     TrainOptions options;
     options.recipe = recipe_of(o->config, o->assignments);
     options.recipe.version = FLARE_VERSION;
+    if (!is_run_folder(o->config)) options.recipe_name = std::filesystem::path(o->config).stem().string();
     if (seed->count() > 0) options.recipe.seed = o->seed;
     options.run = o->run;
     if (options.run.empty() && is_run_folder(o->config)) options.run = o->config;

@@ -13,9 +13,10 @@
 #include "core/text_table.h"
 #include "nn/checkpoint.h"
 #include "ops/pointwise.h"
+#include "tools/report/report.h"
 #include "tools/train/diagnose.h"
-#include "tools/train/report.h"
 #include "tools/train/signals.h"
+#include "tools/train/summary.h"
 
 namespace flare {
 namespace {
@@ -78,13 +79,14 @@ Trainer::Trainer(const Recipe& recipe, const PreparedFolder& folder, Device devi
   progress_.clear();
 }
 
+std::string Trainer::device_text() const {
+  if (device_ != Device::cuda) return fmt::format("cpu, {} threads", thread_count());
+  const CudaInfo gpu = cuda_info(gpu_);
+  return fmt::format("cuda, {} (sm_{}, {})", gpu.name, gpu.sm, format_bytes(gpu.memory_bytes));
+}
+
 std::string Trainer::describe(int width) const {
   const TrainConfig& t = recipe_.train;
-  std::string where = fmt::format("cpu, {} threads", thread_count());
-  if (device_ == Device::cuda) {
-    const CudaInfo gpu = cuda_info(gpu_);
-    where = fmt::format("cuda, {} (sm_{}, {})", gpu.name, gpu.sm, format_bytes(gpu.memory_bytes));
-  }
   std::string splits;
   for (const auto& [split, count] : folder_.info().splits)
     splits += fmt::format("{}{} {}", splits.empty() ? "" : ", ", split, count);
@@ -100,7 +102,7 @@ std::string Trainer::describe(int width) const {
       "run",
       {
           {"folder", run_ ? run_->path() : "-"},
-          {"device", where},
+          {"device", device_text()},
           {"data", fmt::format("{} ({}: {})", folder_.path(), folder_.info().name, splits)},
           {"model",
            fmt::format("{}, {} blocks, {} channels, {} heads, {} latents; {} parameters", text("model.mixer"), text("model.blocks"),
@@ -247,7 +249,8 @@ bool Trainer::validate() {
 bool Trainer::run_steps() {
   const TrainConfig& t = recipe_.train;
   try {
-    window_start_ = Clock::now();
+    seconds_before_ = recorded_seconds(run_->path());
+    window_start_ = started_ = Clock::now();
     const int64_t first_report = (step_ / t.log_every + 1) * t.log_every;
     const auto aside = [&](const auto& body) {  // evaluation and saving do not count as step time
       compute_stream(device_).synchronize();
@@ -267,6 +270,7 @@ bool Trainer::run_steps() {
         const bool done = aside([&] {
           check_numbers();
           if (!validate()) return false;
+          write_summary(false);
           write_report(run_->path());
           return true;
         });
@@ -351,7 +355,7 @@ TrainOutcome run_training(const TrainOptions& options) {
   }
   const RunFolder run =
       options.resume ? RunFolder::resume(options.run, options.recipe) : RunFolder::create(options.run, options.recipe);
-  trainer.attach(run);
+  trainer.attach(run, options.recipe_name);
   set_log_file(run.file("log.txt"));
   catch_stop_signals();
   show();
@@ -369,6 +373,7 @@ TrainOutcome run_training(const TrainOptions& options) {
     finished = result || !stop_requested();
   }
   if (!finished) log_info("stopped after step ", trainer.step(), ", saved; continue with --resume --run ", run.path());
+  trainer.write_summary(finished);
   write_report(run.path());
   TrainOutcome outcome{finished ? 0 : kExitInterrupted,
                        {{"run", run.path()},
