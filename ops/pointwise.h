@@ -124,16 +124,19 @@ using UnaryOps = OpList<Exp, Log, Tanh, Sigmoid, Relu, Gelu, GeluErf, Silu, EluP
 
 /// A binary op with NumPy broadcasting: forward(x, y), dx(x, y) and dy(x, y) its partial derivatives.
 struct BinaryDefaults {
+  static constexpr bool needs_inputs = true;  // false: the derivatives are constants, and the tape keeps nothing
   static constexpr double lo = -3, hi = 3;
 };
 struct Add : BinaryDefaults {
   static constexpr const char* name = "add";
+  static constexpr bool needs_inputs = false;
   template <class T> FLARE_HD static T forward(T x, T y) { return x + y; }
   template <class T> FLARE_HD static T dx(T, T) { return T(1); }
   template <class T> FLARE_HD static T dy(T, T) { return T(1); }
 };
 struct Sub : BinaryDefaults {
   static constexpr const char* name = "sub";
+  static constexpr bool needs_inputs = false;
   template <class T> FLARE_HD static T forward(T x, T y) { return x - y; }
   template <class T> FLARE_HD static T dx(T, T) { return T(1); }
   template <class T> FLARE_HD static T dy(T, T) { return T(-1); }
