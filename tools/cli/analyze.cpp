@@ -1,13 +1,13 @@
+#include <algorithm>
 #include <cstdio>
 #include <memory>
 
 #include <fmt/format.h>
 
 #include "core/file.h"
-#include "nn/checkpoint.h"
 #include "tools/analyze/spectrum.h"
 #include "tools/cli/commands.h"
-#include "tools/train/run_folder.h"
+#include "tools/train/trained_model.h"
 
 namespace flare {
 namespace {
@@ -20,36 +20,25 @@ struct Options {
 };
 
 void analyze_spectrum(const Options& o) {
-  const bool is_run = is_run_folder(o.source);
-  check<ConfigError>(is_run || !o.weights.empty(), o.source,
-                     ": is not a run folder; give --weights FILE.safetensors with a recipe");
-  const Recipe recipe = recipe_of(o.source, o.assignments);
-  check<ConfigError>(recipe.model.mixer == "flare" || recipe.model.mixer == "flare++", "model.mixer: ", recipe.model.mixer,
+  const TrainedModel model = load_trained(o.source, {o.weights, o.device, o.assignments});
+  const std::string& mixer = model.recipe.model.mixer;
+  check<ConfigError>(mixer == "flare" || mixer == "flare++", "model.mixer: ", mixer,
                      " routes through no latents, so it has no spectrum; flare and flare++ do");
-  const Device device = parse_device(o.device);
-  const PreparedFolder folder = open_data(recipe);
-  const std::unique_ptr<Task> task = make_task(recipe, folder);
-  const std::string path = o.weights.empty() ? weights_of_run(o.source) : o.weights;
-  const SafeTensors weights = read_safetensors(path);
-  load_parameters(weights.tensors, path, task->model());
-  task->adopt(weights.metadata);
-  task->model().to(device);
-  const EvaluationOptions options = evaluation_options(recipe, folder, apply_precision(recipe.train.precision), device);
-  const std::vector<LayerSpectrum> layers = spectra_of(*task, folder, o.split, o.samples, options);
-  const int64_t samples = std::min(o.samples, folder.count(o.split));
-  Json result = {{"weights", path}, {"split", o.split}, {"samples", samples}};
+  const std::vector<LayerSpectrum> layers = spectra_of(*model.task, model.folder, o.split, o.samples, model.options);
+  const int64_t samples = std::min(o.samples, model.folder.count(o.split));
+  Json result = {{"weights", model.weights}, {"split", o.split}, {"samples", samples}};
   result.update(spectrum_json(layers));
   if (o.json)
     std::printf("%s\n", result.dump().c_str());
   else
     std::printf("%s%d samples of split %s, weights %s\n", spectrum_table(layers).c_str(), static_cast<int>(samples),
-                o.split.c_str(), path.c_str());
-  const std::string out = o.out.empty() && is_run ? o.source : o.out;
+                o.split.c_str(), model.weights.c_str());
+  const std::string out = o.out.empty() && model.is_run ? o.source : o.out;
   if (out.empty()) return;
   make_directories(out);
   write_file_atomically(out + "/spectrum.json", result.dump() + "\n");
   write_file_atomically(out + "/spectrum.svg",
-                        spectrum_svg(layers, fmt::format("eigenvalues of decode x encode by rank, {}", folder.info().name)));
+                        spectrum_svg(layers, fmt::format("eigenvalues of decode x encode by rank, {}", model.folder.info().name)));
   if (!o.json) std::printf("wrote %s/spectrum.json and %s/spectrum.svg\n", out.c_str(), out.c_str());
 }
 

@@ -3,14 +3,12 @@
 
 #include "core/file.h"
 #include "core/log.h"
-#include "nn/checkpoint.h"
 #include "tools/cli/commands.h"
 #include "tools/cli/help.h"
 #include "tools/report/report.h"
-#include "tools/train/evaluate.h"
 #include "tools/train/job_display.h"
-#include "tools/train/run_folder.h"
 #include "tools/train/signals.h"
+#include "tools/train/trained_model.h"
 
 namespace flare {
 
@@ -39,39 +37,26 @@ void add_eval(CLI::App& app, int& exit_code) {
       "split, score_name, the score under that name, loss, n_samples, weights, step, chosen_by; for classes also majority_class, "
       "majority_accuracy, by_length, confusion"));
   command->callback([o, &exit_code] {
-    const bool is_run = is_run_folder(o->source);
-    check<ConfigError>(is_run || !o->weights.empty(), o->source,
-                       ": is not a run folder; give --weights FILE.safetensors with a recipe");
-    const Recipe recipe = recipe_of(o->source, o->assignments);
-    const Device device = parse_device(o->device);
-    const PreparedFolder folder = open_data(recipe);
-    const DType dtype = apply_precision(recipe.train.precision);
-    const std::unique_ptr<Task> task = make_task(recipe, folder);
-    const std::string path = o->weights.empty() ? weights_of_run(o->source) : o->weights;
-    const SafeTensors weights = read_safetensors(path);
-    load_parameters(weights.tensors, path, task->model());
-    task->adopt(weights.metadata);
-    task->model().to(device);
+    const TrainedModel model = load_trained(o->source, {o->weights, o->device, o->assignments});
     catch_stop_signals("after this batch");
     const JobDisplay display(o->quiet);
-    const EvaluationOptions options = evaluation_options(recipe, folder, dtype, device);
-    std::optional<Json> result = evaluate(*task, folder, o->split, options);
+    std::optional<Json> result = evaluate(*model.task, model.folder, o->split, model.options);
     if (!result) {
       exit_code = kExitInterrupted;
       return;
     }
-    (*result)["weights"] = path;
-    if (const auto step = weights.metadata.find("step"); step != weights.metadata.end())
+    (*result)["weights"] = model.weights;
+    if (const auto step = model.metadata.find("step"); step != model.metadata.end())
       (*result)["step"] = std::atoll(step->second.c_str());
-    if (const auto best = weights.metadata.find("best"); best != weights.metadata.end()) (*result)["chosen_by"] = best->second;
+    if (const auto best = model.metadata.find("best"); best != model.metadata.end()) (*result)["chosen_by"] = best->second;
     if (o->json)
       std::printf("%s\n", result->dump().c_str());
     else
-      std::printf("%s       weights %s\n", format_evaluation(*result).c_str(), path.c_str());
-    if (is_run && o->weights.empty() && o->assignments.empty()) {
+      std::printf("%s       weights %s\n", format_evaluation(*result).c_str(), model.weights.c_str());
+    if (model.is_run && o->weights.empty() && o->assignments.empty()) {
       try {
         write_file_atomically(o->source + "/eval-" + o->split + ".json", result->dump(2) + "\n");
-        save_panels(*task, folder, *result, options, o->source);
+        save_panels(*model.task, model.folder, *result, model.options, o->source);
         write_report(o->source);
       } catch (const DataError& error) {
         log_warning("the run folder was not updated: ", error.what());  // it may be someone else's

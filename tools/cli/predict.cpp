@@ -7,14 +7,12 @@
 #include <fmt/format.h>
 
 #include "core/npy.h"
-#include "nn/checkpoint.h"
 #include "tools/cli/commands.h"
 #include "tools/cli/help.h"
 #include "tools/fields/vtu.h"
-#include "tools/train/evaluate.h"
 #include "tools/train/job_display.h"
-#include "tools/train/run_folder.h"
 #include "tools/train/signals.h"
+#include "tools/train/trained_model.h"
 
 namespace flare {
 namespace {
@@ -164,20 +162,10 @@ void run_predict(const Options& o) {
   check<ConfigError>(!o.output.empty(), "predict: --output is required: a .npy or .vtu file to write");
   const std::string extension = fs::path(o.output).extension().string();
   check<ConfigError>(extension == ".npy" || extension == ".vtu", "--output ", o.output, ": the file must end in .npy or .vtu");
-  check<ConfigError>(is_run_folder(o.source) || !o.weights.empty(), o.source,
-                     ": is not a run folder; give --weights FILE.safetensors with a recipe");
-  const Recipe recipe = recipe_of(o.source, o.assignments);
-  const Device device = parse_device(o.device);
-  const PreparedFolder folder = open_data(recipe);  // its dataset.json states vocabulary and classes
+  const TrainedModel model = load_trained(o.source, {o.weights, o.device, o.assignments});
+  const PreparedFolder& folder = model.folder;
   check<ConfigError>(extension == ".npy" || folder.info().kind == "field_regression", "--output ", o.output, ": ", folder.path(),
                      " holds no fields on points, so there is nothing for a .vtu file; write a .npy file");
-  const std::unique_ptr<Task> task = make_task(recipe, folder);
-  const std::string path = o.weights.empty() ? weights_of_run(o.source) : o.weights;
-  const SafeTensors weights = read_safetensors(path);
-  load_parameters(weights.tensors, path, task->model());
-  task->adopt(weights.metadata);
-  task->model().to(device);
-  const EvaluationOptions options = evaluation_options(recipe, folder, apply_precision(recipe.train.precision), device);
 
   Tensor input;
   int64_t count = 0;
@@ -202,14 +190,14 @@ void run_predict(const Options& o) {
     };
     const NoGrad no_grad;
     if (input)
-      predict_rows(*task, input, begin, end, options, o.input, sink);
+      predict_rows(*model.task, input, begin, end, model.options, o.input, sink);
     else
-      predict_split(*task, folder, o, begin, end, options, sink);
+      predict_split(*model.task, folder, o, begin, end, model.options, sink);
     return output.finish();
   };
   Json result = extension == ".vtu" ? write_to(VtuOutput(o, folder.info(), begin, end)) : write_to(NpyOutput(o, begin, end));
   result["rows"] = end - begin;
-  result["weights"] = path;
+  result["weights"] = model.weights;
   if (o.json)
     std::printf("%s\n", result.dump().c_str());
   else
