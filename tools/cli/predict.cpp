@@ -1,12 +1,9 @@
-#include <algorithm>
 #include <cstdio>
 #include <memory>
 
 #include "core/npy.h"
-#include "nn/checkpoint.h"
 #include "tools/cli/commands.h"
-#include "tools/train/evaluate.h"
-#include "tools/train/run_folder.h"
+#include "tools/train/predictor.h"
 
 namespace flare {
 
@@ -28,43 +25,15 @@ void add_predict(CLI::App& app, int&) {
       ->allow_extra_args(false)
       ->type_name("KEY=VALUE");
   command->callback([o] {
-    check<ConfigError>(is_run_folder(o->source) || !o->weights.empty(), o->source,
-                       ": is not a run folder; give --weights FILE.safetensors with a recipe");
-    const Recipe recipe = recipe_of(o->source, o->assignments);
-    const Device device = parse_device(o->device);
-    const PreparedFolder folder = open_data(recipe);  // its dataset.json states vocabulary and classes
-    const std::unique_ptr<Task> task = make_task(recipe, folder);
-    const std::string path = o->weights.empty() ? weights_of_run(o->source) : o->weights;
-    const SafeTensors weights = read_safetensors(path);
-    load_parameters(weights.tensors, path, task->model());
-    task->adopt(weights.metadata);
-    task->model().to(device);
+    Predictor predictor(o->source, {o->weights, o->device, o->assignments});
     const Tensor input = read_npy(o->input);
-    check<DataError>(input.ndim() >= 2, o->input, ": expected an array of at least two axes, got ", input.shape());
-    const EvaluationOptions options = evaluation_options(recipe, folder, apply_precision(recipe.train.precision), device);
-    Context context;
-    context.dtype = options.dtype;
-    const NoGrad no_grad;
     Tensor output;
-    const int64_t n = input.size(0);
-    check<DataError>(n > 0, o->input, ": holds no rows");
-    for (int64_t begin = 0; begin < n; begin += options.batch_size) {
-      Shape shape = input.shape();
-      shape[0] = std::min(options.batch_size, n - begin);
-      Tensor part;
-      try {
-        part = task->predict(input.view(shape, input.strides(), begin * input.strides()[0]), context, device);
-      } catch (const DataError& error) { throw DataError(cat(o->input, ": rows from ", begin, ": ", error.what())); }
-      if (!output) {
-        Shape whole = part.shape();
-        whole[0] = n;
-        output = Tensor::empty(whole, part.dtype());
-      }
-      copy(part, output.view(part.shape(), output.strides(), begin * output.strides()[0]));
-    }
+    try {
+      output = predictor.predict(input);
+    } catch (const DataError& error) { throw DataError(cat(o->input, ": ", error.what())); }
     write_npy(o->output, output);
     std::printf("%s: %s of %ld rows, weights %s\n", o->output.c_str(), cat(output.dtype(), " ", output.shape()).c_str(),
-                static_cast<long>(n), path.c_str());
+                static_cast<long>(output.size(0)), predictor.weights().c_str());
   });
 }
 
