@@ -188,7 +188,8 @@ void run_predict(const Options& o) {
   };
   const std::string written =
       extension == ".vtu" ? write_to(VtuOutput(o, folder.info(), begin, end)) : write_to(NpyOutput(o, begin, end));
-  std::printf("%s of %ld rows, weights %s\n", written.c_str(), static_cast<long>(end - begin), path.c_str());
+  std::printf("%s of %ld %s, weights %s\n", written.c_str(), static_cast<long>(end - begin), end - begin == 1 ? "row" : "rows",
+              path.c_str());
 }
 
 }  // namespace
