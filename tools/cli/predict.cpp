@@ -91,7 +91,8 @@ std::string describe_output(const Json& result) {
   if (result.contains("shape"))
     what +=
         fmt::format(": {} [{}]", result["dtype"].get<std::string>(), fmt::join(result["shape"].get<std::vector<int64_t>>(), ","));
-  return fmt::format("{} of {} rows, weights {}\n", what, result["rows"].get<int64_t>(), result["weights"].get<std::string>());
+  const int64_t rows = result["rows"];
+  return fmt::format("{} of {} {}, weights {}\n", what, rows, rows == 1 ? "row" : "rows", result["weights"].get<std::string>());
 }
 
 /// Collects outputs of one shape and writes them as one array.

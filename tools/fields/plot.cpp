@@ -27,15 +27,15 @@ std::pair<double, double> extent(const std::vector<double>& values) {
   return lo <= hi ? std::pair(lo, hi) : std::pair(0.0, 0.0);
 }
 
-/// The range of the middle nine tenths.
+/// The range of the middle half.
 std::pair<double, double> middle(std::vector<double> values) {
   const auto at = [&](double share) {
     const auto place = values.begin() + static_cast<std::ptrdiff_t>(share * static_cast<double>(values.size() - 1));
     std::nth_element(values.begin(), place, values.end());
     return *place;
   };
-  const double lo = at(0.05);
-  return {lo, at(0.95)};
+  const double lo = at(0.25);
+  return {lo, at(0.75)};
 }
 
 }  // namespace
@@ -206,7 +206,7 @@ void Plot::lay_out_grid() {
 }
 
 void Plot::show_dense_part() {
-  constexpr double kMuch = 3, kAround = 0.25;
+  constexpr double kMuch = 5, kAround = 0.5;  // of points spread evenly, half the nodes take half the width
   const auto [u_lo, u_hi] = middle(u_);
   const auto [v_lo, v_hi] = middle(v_);
   const double width = u_hi - u_lo, height = v_hi - v_lo;
