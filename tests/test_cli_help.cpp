@@ -200,7 +200,7 @@ TEST_CASE("man page: groff has nothing to complain about") {
   if (!has_program("groff")) return;
   const Scratch scratch;
   const std::optional<std::string> said =
-      run_shell(scratch, "groff -man -ww -Tascii '" + std::string(kSourceDir) + "/tools/man/flare.1' 2>&1 > page.txt");
+      run_shell(scratch, "groff -man -ww -Tascii -P-cbou '" + std::string(kSourceDir) + "/tools/man/flare.1' 2>&1 > page.txt");
   REQUIRE(said.has_value());
   CHECK(*said == "");
   CHECK(contains(read_file(scratch.file("page.txt")), "EXIT STATUS"));

@@ -123,12 +123,12 @@ TEST_CASE("job display: plain lines a tenth of the work and a second apart, or a
   CHECK(f.shown.empty());
   f.at(0.5, 40);  // a tenth and more, but too early
   CHECK(f.shown.empty());
-  f.at(1.5, 50);
-  CHECK(f.shown == "work  25 % (50 of 200 samples), 33.3/s, 0:04 left\n");
+  f.at(2, 50);
+  CHECK(f.shown == "work  25 % (50 of 200 samples), 25/s, 0:06 left\n");
   f.shown.clear();
   f.at(3, 55);  // no further tenth
   CHECK(f.shown.empty());
-  f.at(11.6, 56);  // ten seconds of silence
+  f.at(12.5, 56);  // ten seconds of silence
   CHECK(contains(f.shown, "work  28 % (56 of 200 samples)"));
   f.shown.clear();
   f.at(20, 200, true);
