@@ -152,7 +152,8 @@ TEST_CASE("the README's reading order names files that exist, with about their l
 TEST_CASE("links in the documentation lead to files") {
   static const std::regex link(R"re(\]\(([^)#:]+)(#[^)]*)?\))re");
   int links = 0;
-  for (const std::string page : {"README.md", "docs/add_an_op.md", "docs/benchmarks.md", "docs/kernels.md", "docs/pde.md", "docs/report.md"}) {
+  for (const std::string page :
+       {"README.md", "docs/add_an_op.md", "docs/benchmarks.md", "docs/kernels.md", "docs/pde.md", "docs/report.md"}) {
     const fs::path folder = (kRoot / page).parent_path();
     bool in_code = false;
     for (const std::string& line : lines_of(kRoot / page)) {
