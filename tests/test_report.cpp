@@ -293,6 +293,9 @@ TEST_CASE("charts: curves without finite points draw nothing, one point is a dot
   CHECK(!contains(chart, "inf"));
   CHECK(!contains(chart, "nan"));
   CHECK(contains(html_chart({"c", "one", "", "step", {{"x", {{5, 1}}, true}}}), "h0\""));
+  const std::string huge = html_chart({"c", "t", "", "step", {{"a", {{0, -1e308}, {1, 1e308}, {2, 3}, {1e300, 3}}, false}}});
+  CHECK((!contains(huge, "inf") && !contains(huge, "nan") && contains(huge, "a 3\"")));
+  CHECK(html_chart({"c", "t", "", "step", {{"a", {{0, 5e-324}}, false}}, true}) == "");
   CHECK(html_histogram("h", {0, 0}, {3}, "") == "");
   // A curve keeps its colour and dashes where another has no points.
   const std::string second = html_chart({"c", "t", "", "step", {{"a", {}, false}, {"b", {{0, 1}}, false}}});

@@ -8,6 +8,10 @@ if [[ -z $browser ]]; then
   echo "SKIPPED: no Chromium here (Debian package chromium), so no report was opened in a browser"
   exit 77
 fi
+if [[ $(readlink -f "$browser") == */snap ]] || grep -qs /snap/bin "$browser"; then
+  echo "SKIPPED: the Chromium here is a snap, which cannot open other programs' temporary files, so no report was opened in a browser"
+  exit 77
+fi
 if ! command -v python3 >/dev/null; then
   echo "SKIPPED: no python3 here, so no report was opened in a browser"
   exit 77

@@ -18,6 +18,9 @@ constexpr size_t kMostColumns = 4;     // of values in the table; more curves ge
 constexpr size_t kMostTableRows = 30;  // of values
 constexpr size_t kColours = 8, kDashes = 4;
 
+// Values beyond these are taken for not finite: their differences and quotients would not be.
+constexpr double kLargest = 1e150, kSmallestPositive = 1e-150;
+
 using Points = std::vector<std::pair<double, double>>;
 
 /// A linear or logarithmic axis from lo to hi, mapped to [0,1].
@@ -179,7 +182,8 @@ std::string html_chart(const Chart& chart, size_t most_points) {
   for (const Series& s : chart.series) {
     Series kept{s.name, {}, s.faint};
     for (const auto& [x, y] : s.points)
-      if (std::isfinite(x) && std::isfinite(y) && (!chart.log_y || y > 0)) kept.points.emplace_back(x, y);
+      if (std::abs(x) < kLargest && std::abs(y) < kLargest && (!chart.log_y || y > kSmallestPositive))
+        kept.points.emplace_back(x, y);
     if (kept.points.empty()) continue;
     std::stable_sort(kept.points.begin(), kept.points.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
     kept.points = thinned(kept.points, most_points);

@@ -83,7 +83,7 @@ std::string errors(const RunRecord& run, const Json& e) {
   std::vector<double> values;
   if (list.is_array())
     for (const Json& value : list)
-      if (value.is_number() && std::isfinite(value.get<double>())) values.push_back(value.get<double>());
+      if (value.is_number() && std::abs(value.get<double>()) < 1e150) values.push_back(value.get<double>());
   if (values.empty()) return "";
   std::sort(values.begin(), values.end());
   const auto quantile = [&](double q) { return values[static_cast<size_t>(q * static_cast<double>(values.size() - 1) + 0.5)]; };
