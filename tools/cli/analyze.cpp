@@ -7,6 +7,7 @@
 #include "core/file.h"
 #include "tools/analyze/spectrum.h"
 #include "tools/cli/commands.h"
+#include "tools/cli/help.h"
 #include "tools/train/trained_model.h"
 
 namespace flare {
@@ -52,16 +53,21 @@ void add_analyze(CLI::App& app, int&) {
       "spectrum",
       "Eigenvalues of the operator W_dec W_enc of every FLARE or FLARE++ layer and head, averaged over samples; written "
       "to spectrum.json and spectrum.svg in the run folder");
-  command->add_option("run", o->source, "run folder, or a recipe with --weights")->required();
-  command->add_option("--weights", o->weights, "safetensors file; the run's best checkpoint when not given");
-  command->add_option("--split", o->split, "split of the data folder")->capture_default_str();
+  command->add_option("run", o->source, "run folder, or a recipe with --weights")->required()->type_name("RUN");
+  command->add_option("--weights", o->weights, "safetensors file; the run's best checkpoint when not given")->type_name("FILE");
+  command->add_option("--split", o->split, "split of the data folder")->capture_default_str()->type_name("SPLIT");
   command->add_option("--samples", o->samples, "how many samples, the first ones of the split")->capture_default_str();
-  command->add_option("--device", o->device, "auto, cpu, cuda or cuda:<index>")->capture_default_str();
+  command->add_option("--device", o->device, "auto, cpu, cuda or cuda:<index>")
+      ->capture_default_str()
+      ->type_name("auto|cpu|cuda[:i]");
   command->add_option("--set", o->assignments, "change a key of the recipe (repeatable)")
       ->allow_extra_args(false)
       ->type_name("KEY=VALUE");
-  command->add_option("--out", o->out, "folder to write to in place of the run folder");
+  command->add_option("--out", o->out, "folder to write to in place of the run folder")->type_name("DIR");
   command->add_flag("--json", o->json, "print one JSON object");
+  command->footer(
+      help_footer({"flare analyze spectrum runs/darcy-gen", "flare analyze spectrum runs/listops-mini --samples 32 --json"},
+                  "weights, split, samples, layers: for each block and head eigenvalues, effective_rank, above_1_percent"));
   command->callback([o] { analyze_spectrum(*o); });
 }
 

@@ -215,8 +215,10 @@ void add_predict(CLI::App& app, int&) {
                          "0 pads) -> logits [n,K], or points with channels [n,N,in] -> fields [n,N,out]");
   command->add_option("run", o->source, "run folder, or a recipe with --weights")->required()->type_name("RUN");
   command->add_option("--input", o->input, ".npy file to read")->type_name("FILE");
-  command->add_option("--split", o->split,
-                      "in place of --input: a split of the data folder; a .vtu file then also holds truth and error");
+  command
+      ->add_option("--split", o->split,
+                   "in place of --input: a split of the data folder; a .vtu file then also holds truth and error")
+      ->type_name("SPLIT");
   command->add_option("--sample", o->sample, "only this row of the input or sample of the split, from 0")
       ->check(CLI::NonNegativeNumber);
   command

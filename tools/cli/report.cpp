@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "tools/cli/commands.h"
+#include "tools/cli/help.h"
 #include "tools/report/comparison.h"
 
 namespace flare {
@@ -16,8 +17,10 @@ void add_report(CLI::App& app, int&) {
   };
   const auto o = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("report", "Write the report of a run, or of several side by side, as one HTML file");
-  command->add_option("runs", o->runs, "run folders")->required();
-  command->add_option("--out", o->out, "file to write; <run>/report.html for one run, report.html for several when not given");
+  command->add_option("runs", o->runs, "run folders")->required()->type_name("RUN");
+  command->add_option("--out", o->out, "file to write; <run>/report.html for one run, report.html for several when not given")
+      ->type_name("FILE");
+  command->footer(help_footer({"flare report runs/listops-mini", "flare report runs/a runs/b --out comparison.html"}));
   command->callback([o] {
     std::string out = o->out;
     if (out.empty()) out = o->runs.size() == 1 ? o->runs[0] + "/report.html" : "report.html";
@@ -33,8 +36,13 @@ void add_compare(CLI::App& app, int&) {
   };
   const auto o = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("compare", "Compare runs: results, cost, and configuration keys that differ");
-  command->add_option("runs", o->runs, "run folders")->required();
+  command->add_option("runs", o->runs, "run folders")->required()->type_name("RUN");
   command->add_flag("--json", o->json, "print one JSON object");
+  command->footer(
+      help_footer({"flare compare runs/a runs/b", "flare compare runs/listops-seed* --json"},
+                  "runs: for each run, split, score_name, score, loss, best_step, steps, steps_planned, seconds, ms_per_step, "
+                  "samples_per_s, tokens_per_s, peak_bytes, parameters, seed, majority_class, majority_accuracy; "
+                  "differences: key -> the value of each run"));
   command->callback([o] {
     std::vector<RunRecord> runs;
     for (const std::string& run : o->runs) runs.push_back(load_run(run));

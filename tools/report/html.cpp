@@ -5,9 +5,12 @@
 
 #include <fmt/format.h>
 
+#include "core/text_table.h"
+
 namespace flare {
 namespace {
 
+constexpr int kUnwrapped = 1 << 20;
 constexpr const char* kReplacement = "\xef\xbf\xbd";
 
 /// Bytes of the UTF-8 sequence at `at`; 0 when there is none. Overlong forms and surrogates are not told apart: no harm on a page.
@@ -18,10 +21,6 @@ size_t sequence_length(std::string_view text, size_t at) {
   for (size_t i = 1; i < n; ++i)
     if ((byte(at + i) & 0xc0) != 0x80) return 0;
   return n;
-}
-
-size_t width_of(const std::string& text) {
-  return static_cast<size_t>(std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xc0) != 0x80; }));
 }
 
 }  // namespace
@@ -118,28 +117,18 @@ std::string html_table(const Table& table) {
 }
 
 std::string text_table(const Table& table) {
-  std::vector<size_t> widths;
+  std::string alignment(table.head.size(), 'r');
+  std::fill_n(alignment.begin(), std::min(table.text_columns, alignment.size()), 'l');
+  TextTable text(alignment);
   std::vector<std::vector<std::string>> rows = {table.head};
   rows.insert(rows.end(), table.rows.begin(), table.rows.end());
   for (std::vector<std::string>& row : rows) {
-    widths.resize(std::max(widths.size(), row.size()));
-    for (size_t i = 0; i < row.size(); ++i) {
-      for (char& c : row[i])
+    for (std::string& cell : row)
+      for (char& c : cell)
         if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = '?';
-      widths[i] = std::max(widths[i], width_of(row[i]));
-    }
+    text.row(std::move(row));
   }
-  std::string text;
-  for (const std::vector<std::string>& row : rows) {
-    std::string line;
-    for (size_t i = 0; i < row.size(); ++i) {
-      const std::string fill(widths[i] - width_of(row[i]), ' ');
-      line += (i ? "  " : "") + (i < table.text_columns ? row[i] + fill : fill + row[i]);
-    }
-    line.erase(line.find_last_not_of(' ') + 1);
-    text += line + "\n";
-  }
-  return text;
+  return text.text(kUnwrapped);
 }
 
 }  // namespace flare
