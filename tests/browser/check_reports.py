@@ -89,7 +89,7 @@ def check_page(page, path, name, n_charts):
           f"{name}: headings skip a level: {headings}")
     check(page.evaluate("[...document.querySelectorAll('table')].every(t => t.caption && t.caption.textContent)"), f"{name}: a table without caption")
     nodes = page.call("Accessibility.getFullAXTree")["nodes"]
-    unnamed = [n["role"]["value"] for n in nodes if not n["ignored"] and n["role"]["value"] in ("image", "img", "slider", "button", "figure_", "table")
+    unnamed = [n["role"]["value"] for n in nodes if not n["ignored"] and n["role"]["value"] in ("image", "img", "slider", "button", "table", "region")
                and not n.get("name", {}).get("value")]
     check(not unnamed, f"{name}: without a name for screen readers: {unnamed}")
 

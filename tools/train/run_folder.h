@@ -16,8 +16,9 @@ struct CheckpointFiles {
   std::map<std::string, std::string> metadata;
 };
 
-/// The folder of one run: config.json, metrics.jsonl, log.txt, checkpoints/{last,best}/, eval-<split>.json, report.html. Held by at
-/// most one training process at a time (a lock on the file `lock`, which the system drops when the process dies).
+/// The folder of one run: config.json, metrics.jsonl, log.txt, checkpoints/{last,best}/, summary.json, eval-<split>.json,
+/// report.html. Held by at most one training process at a time (a lock on the file `lock`, which the system drops when the process
+/// dies).
 class RunFolder {
  public:
   /// A new run: makes the folder and writes config.json. ConfigError when the folder already holds a run.
