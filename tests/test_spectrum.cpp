@@ -200,14 +200,16 @@ TEST_CASE("spectrum: from the command line") {
       CHECK(head["above_1_percent"] == above_one_percent(values));
     }
   }
-  const std::string svg = read_file(scratch.file("run/spectrum.svg"));
-  CHECK(svg.starts_with("<svg xmlns="));
-  CHECK(contains(svg, "block 1"));
+  for (const char* page : {"run/spectrum.html", "run/report.html"}) {
+    const std::string html = read_file(scratch.file(page));
+    CHECK(html.starts_with("<!doctype html>"));
+    CHECK(contains(html, "eigenvalues, block 1"));
+  }
   const Outcome json =
       scratch.run({"analyze", "spectrum", "run", "--samples", "2", "--device", "cpu", "--json", "--out", "elsewhere"});
   REQUIRE(json.code == 0);
   CHECK(Json::parse(json.out) == file);
-  CHECK(fs::exists(scratch.file("elsewhere/spectrum.svg")));
+  CHECK(fs::exists(scratch.file("elsewhere/spectrum.html")));
 
   check_failure(scratch.run({"analyze"}), 2, {"subcommand"});
   check_failure(scratch.run({"analyze", "spectra", "run"}), 2, {"did you mean spectrum?"});

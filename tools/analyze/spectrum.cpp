@@ -9,7 +9,6 @@
 
 #include "autograd/node.h"
 #include "core/parallel.h"
-#include "tools/report/chart.h"
 
 namespace flare {
 namespace {
@@ -17,7 +16,6 @@ namespace {
 using Matrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
 constexpr int64_t kTokensAtOnce = 1024;
-constexpr double kLeastDrawn = 1e-8;  // rounding of the largest, 1, reaches about 1e-16
 
 Eigen::ArrayXd log_sum_exp_of_columns(const Matrix& s) {
   const Eigen::RowVectorXd most = s.colwise().maxCoeff();
@@ -192,31 +190,6 @@ std::string spectrum_table(const std::vector<LayerSpectrum>& layers) {
     text += fmt::format("{:5}  {:>{}}  {:7.1f}  {:9.1f}\n", layer.block, row, 7 * std::max<size_t>(heads, 5), rank, above);
   }
   return text;
-}
-
-std::string spectrum_svg(const std::vector<LayerSpectrum>& layers, const std::string& title) {
-  std::vector<Series> curves;
-  for (const LayerSpectrum& layer : layers) {
-    Series curve{fmt::format("block {}", layer.block), {}, false};
-    for (size_t i = 0; i < layer.heads.front().eigenvalues.size(); ++i) {
-      double mean = 0;
-      for (const HeadSpectrum& head : layer.heads) mean += head.eigenvalues[i] / static_cast<double>(layer.heads.size());
-      if (mean >= kLeastDrawn) curve.points.emplace_back(static_cast<double>(i + 1), mean);
-    }
-    curves.push_back(std::move(curve));
-  }
-  std::string svg = svg_chart(title, curves, true);
-  // The chart is made for a page, which would have the styles.
-  const std::string tag = "<svg ";
-  if (svg.starts_with(tag)) {
-    const size_t end = svg.find('>') + 1;
-    svg.insert(
-        end,
-        "<style>text{font-family:system-ui,sans-serif}.title{font-weight:600;font-size:14px}.tick{font-size:11px;fill:#57606a}"
-        ".grid{stroke:#eaeef2}</style><rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>");
-    svg.insert(tag.size(), "xmlns=\"http://www.w3.org/2000/svg\" ");
-  }
-  return svg;
 }
 
 }  // namespace flare

@@ -38,7 +38,5 @@ std::vector<LayerSpectrum> spectra_of(Task& task, const PreparedFolder& folder, 
 Json spectrum_json(const std::vector<LayerSpectrum>& layers);
 /// A line per layer: effective rank of each head, and the means.
 std::string spectrum_table(const std::vector<LayerSpectrum>& layers);
-/// A chart as an SVG file: eigenvalues (log) by rank, a curve a layer, each the mean over heads. "" without layers.
-std::string spectrum_svg(const std::vector<LayerSpectrum>& layers, const std::string& title);
 
 }  // namespace flare

@@ -8,6 +8,7 @@
 #include "tools/analyze/spectrum.h"
 #include "tools/cli/commands.h"
 #include "tools/cli/help.h"
+#include "tools/report/report.h"
 #include "tools/train/trained_model.h"
 
 namespace flare {
@@ -38,9 +39,9 @@ void analyze_spectrum(const Options& o) {
   if (out.empty()) return;
   make_directories(out);
   write_file_atomically(out + "/spectrum.json", result.dump() + "\n");
-  write_file_atomically(out + "/spectrum.svg",
-                        spectrum_svg(layers, fmt::format("eigenvalues of decode x encode by rank, {}", model.folder.info().name)));
-  if (!o.json) std::printf("wrote %s/spectrum.json and %s/spectrum.svg\n", out.c_str(), out.c_str());
+  write_spectrum_page(result, "Spectrum of " + o.source, out + "/spectrum.html");
+  if (model.is_run && o.out.empty()) write_report(o.source);
+  if (!o.json) std::printf("wrote %s/spectrum.json and the charts %s/spectrum.html\n", out.c_str(), out.c_str());
 }
 
 }  // namespace
@@ -52,7 +53,7 @@ void add_analyze(CLI::App& app, int&) {
   CLI::App* command = analyze->add_subcommand(
       "spectrum",
       "Eigenvalues of the operator W_dec W_enc of every FLARE or FLARE++ layer and head, averaged over samples; written "
-      "to spectrum.json and spectrum.svg in the run folder");
+      "to spectrum.json and spectrum.html in the run folder, and into its report");
   command->add_option("run", o->source, "run folder, or a recipe with --weights")->required()->type_name("RUN");
   command->add_option("--weights", o->weights, "safetensors file; the run's best checkpoint when not given")->type_name("FILE");
   command->add_option("--split", o->split, "split of the data folder")->capture_default_str()->type_name("SPLIT");

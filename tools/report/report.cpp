@@ -33,4 +33,10 @@ void write_report(const std::vector<std::string>& runs, const std::string& out) 
   write_file_atomically(out, records.size() == 1 ? page_of(records[0]) : html_page("Comparison", comparison_sections(records)));
 }
 
+void write_spectrum_page(const Json& spectrum, const std::string& title, const std::string& out) {
+  RunRecord record;
+  record.spectrum = spectrum;
+  write_file_atomically(out, html_page(title, "<h1>" + html_escape(title) + "</h1>" + spectrum_section(record)));
+}
+
 }  // namespace flare

@@ -2,6 +2,8 @@
 #include <string>
 #include <vector>
 
+#include "tools/train/fields.h"
+
 namespace flare {
 
 /// Writes <run>/report.html from what the run folder holds: config.json, metrics.jsonl and, where there are any, summary.json,
@@ -10,5 +12,7 @@ namespace flare {
 void write_report(const std::string& run);
 /// The same into `out`; several runs are compared. ConfigError for more than 64 runs.
 void write_report(const std::vector<std::string>& runs, const std::string& out);
+/// A page of its own with the charts and ranks of a spectrum.json.
+void write_spectrum_page(const Json& spectrum, const std::string& title, const std::string& out);
 
 }  // namespace flare
