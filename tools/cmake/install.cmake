@@ -23,16 +23,16 @@ install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR} COMPONENT runtime)
 set(flare_headers_dir ${CMAKE_CURRENT_BINARY_DIR}/installed_headers)
 install(CODE "set(flare_source_dir \"${CMAKE_CURRENT_SOURCE_DIR}\")\nset(flare_headers_dir \"${flare_headers_dir}\")"
         COMPONENT development)
-install(SCRIPT cmake/headers.cmake COMPONENT development)
+install(SCRIPT tools/cmake/headers.cmake COMPONENT development)
 install(DIRECTORY ${flare_headers_dir}/flare DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} COMPONENT development)
 
 install(EXPORT flareTargets NAMESPACE flare:: DESTINATION ${flare_cmake_dir} COMPONENT development)
-configure_package_config_file(cmake/flareConfig.cmake.in flareConfig.cmake INSTALL_DESTINATION ${flare_cmake_dir}
+configure_package_config_file(tools/cmake/flareConfig.cmake.in flareConfig.cmake INSTALL_DESTINATION ${flare_cmake_dir}
                               NO_SET_AND_CHECK_MACRO NO_CHECK_REQUIRED_COMPONENTS_MACRO)
 write_basic_package_version_file(flareConfigVersion.cmake COMPATIBILITY SameMinorVersion)
 install(FILES ${CMAKE_CURRENT_BINARY_DIR}/flareConfig.cmake ${CMAKE_CURRENT_BINARY_DIR}/flareConfigVersion.cmake
         DESTINATION ${flare_cmake_dir} COMPONENT development)
 
 file(RELATIVE_PATH flare_pc_to_prefix ${CMAKE_INSTALL_FULL_LIBDIR}/pkgconfig ${CMAKE_INSTALL_PREFIX})
-configure_file(cmake/flare.pc.in flare.pc @ONLY)
+configure_file(tools/cmake/flare.pc.in flare.pc @ONLY)
 install(FILES ${CMAKE_CURRENT_BINARY_DIR}/flare.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig COMPONENT development)
