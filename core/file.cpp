@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "core/check.h"
+#include "core/job.h"
 #include "core/sha256.h"
 
 namespace flare {
@@ -180,14 +181,20 @@ void make_directories(const std::string& path) {
   if (error) fail_with(path, "create the folder", error.value());
 }
 
-std::string sha256_of_file(const std::string& path) {
+static std::string hash_file(const std::string& path, Job* job) {
   struct stat info;
   const Descriptor file(open_for_reading(path, true, &info));
   std::vector<char> buffer(kBufferBytes);
   Sha256 hash;
-  while (const size_t n = read_some(file.fd, buffer.data(), buffer.size(), path)) hash.update(buffer.data(), n);
+  while (const size_t n = read_some(file.fd, buffer.data(), buffer.size(), path)) {
+    if (job) job->check_stop();
+    hash.update(buffer.data(), n);
+    if (job) job->advance(static_cast<int64_t>(n));
+  }
   return hash.hex();
 }
+std::string sha256_of_file(const std::string& path) { return hash_file(path, nullptr); }
+std::string sha256_of_file(const std::string& path, Job& job) { return hash_file(path, &job); }
 
 MappedFile::MappedFile(const std::string& path) {
   struct stat info;

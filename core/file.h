@@ -8,6 +8,8 @@
 
 namespace flare {
 
+class Job;  // core/job.h
+
 // Files and folders. Every failure is a DataError of one line: the path, the system's reason and, where known, what to do.
 
 /// The whole content of a regular file (or a pipe).
@@ -18,6 +20,8 @@ bool directory_exists(const std::string& path);
 void make_directories(const std::string& path);
 /// Lower-case hexadecimal SHA-256 of a file's content.
 std::string sha256_of_file(const std::string& path);
+/// The same as part of a job that counts bytes; Interrupted when that is stopped.
+std::string sha256_of_file(const std::string& path, Job& job);
 /// quoted(text, limit = 80): text from a file or user made safe inside a one-line message: in quotes, control characters escaped,
 /// cut after `limit` bytes. An object, not a function, so that std::quoted is never found in its place.
 struct Quoted {

@@ -81,6 +81,9 @@ void read_dataset_json(const std::string& path, DatasetInfo& info, std::map<std:
     for (const auto& [field, n] : normalisation.items())
       info.normalisation[field] = {n.at("mean").get<std::vector<double>>(), n.at("std").get<std::vector<double>>()};
     info.grid = j.value("grid", std::vector<int64_t>{});
+    info.coordinates = j.value("coordinates", int64_t{0});
+    check<DataError>(info.coordinates >= 0 && info.coordinates <= 3, path, ": coordinates is ", info.coordinates,
+                     ", the number of channels of x that are a position: 1, 2 or 3");
     info.source = j.value("source", "");
     info.licence = j.value("licence", "");
     info.citation = j.value("citation", "");
@@ -112,6 +115,7 @@ void write_dataset_json(const std::string& path, const DatasetInfo& info, const 
   j["normalisation"] = json::object();
   for (const auto& [field, n] : info.normalisation) j["normalisation"][field] = {{"mean", n.mean}, {"std", n.std}};
   if (!info.grid.empty()) j["grid"] = info.grid;
+  if (info.coordinates) j["coordinates"] = info.coordinates;
   j["source"] = info.source;
   j["licence"] = info.licence;
   j["citation"] = info.citation;

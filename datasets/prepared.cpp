@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/file.h"
+#include "core/job.h"
 #include "core/parallel.h"
 #include "datasets/format.h"
 
@@ -201,8 +202,11 @@ void PreparedFolder::validate(const std::string& split) const {
 }
 
 void PreparedFolder::verify_checksums() const {
+  int64_t n_bytes = 0;
+  for (const auto& [file, record] : state_->files) n_bytes += record.bytes;
+  Job job("checksums", n_bytes, "bytes");
   for (const auto& [file, record] : state_->files) {
-    const std::string path = state_->dir + "/" + file, actual = sha256_of_file(path);
+    const std::string path = state_->dir + "/" + file, actual = sha256_of_file(path, job);
     check<DataError>(actual == record.sha256, path, ": SHA-256 is ", actual, ", dataset.json says ", record.sha256,
                      "; the file has changed");
   }

@@ -37,6 +37,7 @@ struct DatasetInfo {
   std::vector<std::string> tokens;                     // names of the token ids, where they have any
   std::map<std::string, Normalisation> normalisation;  // by field
   std::vector<int64_t> grid;                           // extents when the points of every sample are a grid, row-major
+  int64_t coordinates = 0;  // how many channels of x, the first ones, are the position of the point; 0: not stated
   std::string source, licence, citation;
 };
 
@@ -123,7 +124,9 @@ struct SplitStatistics {
   int64_t min_length = 0, q25_length = 0, median_length = 0, q75_length = 0, max_length = 0;
 };
 SplitStatistics statistics_of(const PreparedFolder& folder, const std::string& split);
-/// A text page: what the data set is, and a table of splits with lengths, label histogram and majority share.
-std::string describe(const PreparedFolder& folder);
+/// The names of the splits: train, val, test, then any others.
+std::vector<std::string> split_names(const PreparedFolder& folder);
+/// A text page of so many columns: what the data set is, tables of its fields and splits, shares of the labels.
+std::string describe(const PreparedFolder& folder, int width = 100);
 
 }  // namespace flare

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "core/file.h"
+#include "core/job.h"
 #include "datasets/format.h"
 #include "datasets/prepared.h"
 
@@ -120,9 +121,12 @@ void PreparedWriter::commit() {
     for (const FieldInfo& f : info_.fields)
       check<ConfigError>(written_.contains({split, f.name}), "split ", split, " has no field ", f.name, ", but another split does");
   std::map<std::string, FileRecord> files;
-  for (const std::string& file : files_) {
-    const std::string path = temporary_ + "/" + file;
-    files[file] = {static_cast<int64_t>(fs::file_size(path)), sha256_of_file(path)};
+  int64_t n_bytes = 0;
+  for (const std::string& file : files_)
+    n_bytes += files[file].bytes = static_cast<int64_t>(fs::file_size(temporary_ + "/" + file));
+  {
+    Job job("checksums", n_bytes, "bytes");
+    for (auto& [file, record] : files) record.sha256 = sha256_of_file(temporary_ + "/" + file, job);
   }
   write_dataset_json(temporary_ + "/dataset.json", info_, files);
   const PreparedFolder reread(temporary_);  // what is wrong must show here, not when someone trains

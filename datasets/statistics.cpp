@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include "core/text_table.h"
 #include "datasets/prepared.h"
 
 namespace flare {
@@ -42,11 +43,21 @@ SplitStatistics statistics_of(const PreparedFolder& folder, const std::string& s
   return s;
 }
 
-std::string describe(const PreparedFolder& folder) {
+std::vector<std::string> split_names(const PreparedFolder& folder) {
+  std::vector<std::string> names;
+  for (const char* usual : {"train", "val", "test"})
+    if (folder.has_split(usual)) names.emplace_back(usual);
+  for (const auto& [split, count] : folder.info().splits)
+    if (std::find(names.begin(), names.end(), split) == names.end()) names.push_back(split);
+  return names;
+}
+
+std::string describe(const PreparedFolder& folder, int width) {
   const DatasetInfo& info = folder.info();
-  std::string out = fmt::format("{}  ({})\n", info.name, info.kind);
-  const auto line = [&out](const char* what, const std::string& text) {
-    if (!text.empty()) out += fmt::format("  {:<12}{}\n", what, text);
+  constexpr int kIndent = 2;
+  TextTable about("ll");
+  const auto line = [&about](const char* what, const std::string& text) {
+    if (!text.empty()) about.row({what, text});
   };
   line("folder", folder.path());
   line("source", info.source);
@@ -55,24 +66,51 @@ std::string describe(const PreparedFolder& folder) {
   if (info.vocabulary) line("vocabulary", std::to_string(info.vocabulary));
   if (info.n_classes) line("classes", std::to_string(info.n_classes));
   if (info.max_length) line("max length", std::to_string(info.max_length));
-  for (const FieldInfo& f : info.fields)
-    line("field", cat(f.name, " ", f.dtype, " ", f.shape, f.ragged ? ", variable length" : ""));
+  if (!info.grid.empty()) line("grid", fmt::format("{}", fmt::join(info.grid, " x ")));
+  if (info.coordinates) line("coordinates", cat("the first ", info.coordinates, " channels of x"));
   for (const auto& [field, n] : info.normalisation)
     line("scaled by", fmt::format("{}: mean {:.5g}, deviation {:.5g}", field, fmt::join(n.mean, " "), fmt::join(n.std, " ")));
-  if (!info.grid.empty()) line("grid", fmt::format("{}", fmt::join(info.grid, " x ")));
-  for (const auto& [split, count] : info.splits) {
-    const SplitStatistics s = statistics_of(folder, split);
-    out += fmt::format("  {:<12}{} samples\n", split, s.n_samples);
-    if (s.has_lengths)
-      out += fmt::format("    length    mean {:.1f}, min {}, quartiles {} / {} / {}, max {}\n", s.mean_length, s.min_length,
-                         s.q25_length, s.median_length, s.q75_length, s.max_length);
-    if (s.labels.empty() || s.n_samples == 0) continue;
-    out += "    labels   ";
-    for (size_t c = 0; c < s.labels.size(); ++c)
-      out += fmt::format(" {}: {:.1f}%", c, 100.0 * static_cast<double>(s.labels[c]) / static_cast<double>(s.n_samples));
-    out += fmt::format("\n    majority  always answering {} is right for {:.2f}%\n", s.majority_class, 100 * s.majority_share);
+  std::string out = fmt::format("{}  ({})\n", info.name, info.kind) + about.text(width, kIndent);
+
+  TextTable fields("llll");
+  fields.row({"field", "type", "shape", ""});
+  for (const FieldInfo& f : info.fields) fields.row({f.name, cat(f.dtype), cat(f.shape), f.ragged ? "variable length" : ""});
+  out.append("\n").append(fields.text(width, kIndent));
+
+  std::vector<std::pair<std::string, SplitStatistics>> splits;
+  bool has_lengths = false, has_labels = false;
+  for (const std::string& split : split_names(folder)) {
+    splits.emplace_back(split, statistics_of(folder, split));
+    has_lengths = has_lengths || splits.back().second.has_lengths;
+    has_labels = has_labels || (!splits.back().second.labels.empty() && splits.back().second.n_samples > 0);
   }
-  return out;
+  TextTable table(has_lengths ? "lrrrrrrr" : "lr");
+  table.row({"split", "samples", "mean length", "min", "25 %", "50 %", "75 %", "max"});
+  for (const auto& [split, s] : splits) {
+    std::vector<std::string> cells = {split, std::to_string(s.n_samples)};
+    if (s.has_lengths) {
+      cells.push_back(fmt::format("{:.1f}", s.mean_length));
+      for (const int64_t length : {s.min_length, s.q25_length, s.median_length, s.q75_length, s.max_length})
+        cells.push_back(std::to_string(length));
+    }
+    table.row(std::move(cells));
+  }
+  out.append("\n").append(table.text(width, kIndent));
+  if (!has_labels) return out;
+
+  TextTable labels("ll");
+  labels.row({"split", "share of each label"});
+  for (const auto& [split, s] : splits) {
+    if (s.labels.empty() || s.n_samples == 0) continue;
+    std::string shares;
+    for (size_t c = 0; c < s.labels.size(); ++c)
+      shares += fmt::format("{}{}: {:.1f}%", c ? ", " : "", c,
+                            100.0 * static_cast<double>(s.labels[c]) / static_cast<double>(s.n_samples));
+    labels.row({split, shares});
+    labels.row({"", fmt::format("of {} samples always answering {} is right for {:.2f}%", s.n_samples, s.majority_class,
+                                100 * s.majority_share)});
+  }
+  return out.append("\n").append(labels.text(width, kIndent));
 }
 
 }  // namespace flare

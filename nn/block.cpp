@@ -5,8 +5,8 @@
 
 namespace flare {
 
-Block::Block(const ModelConfig& config, Rng& rng)
-    : norm1_(config.norm, config.channels), norm2_(config.norm, config.channels), att_(make_mixer(config, rng)) {
+Block::Block(const ModelConfig& config, Rng& rng, int64_t max_tokens)
+    : norm1_(config.norm, config.channels), norm2_(config.norm, config.channels), att_(make_mixer(config, rng, max_tokens)) {
   add_child("norm1", norm1_);
   add_child("norm2", norm2_);
   add_child("att", *att_);

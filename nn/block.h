@@ -8,9 +8,10 @@
 namespace flare {
 
 /// Pre-norm block:  x += att(norm1 x);  x += mlp(norm2 x).  x: [B,N,C], mask: u8 [B,N] or undefined -> [B,N,C].
+/// max_tokens: see make_mixer.
 class Block : public Module {
  public:
-  Block(const ModelConfig& config, Rng& rng);
+  Block(const ModelConfig& config, Rng& rng, int64_t max_tokens);
   Tensor forward(const Tensor& x, const Tensor& mask, Context& ctx);
 
  private:

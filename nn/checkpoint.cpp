@@ -33,9 +33,7 @@ std::string first_few(const std::vector<std::string>& names) {
 }  // namespace
 
 void save_parameters(const std::string& path, const Module& model, const std::map<std::string, std::string>& metadata) {
-  std::vector<NamedTensor> tensors;
-  for (const Parameter& p : model.parameters()) tensors.push_back({p.name, p.value.detach()});
-  write_safetensors(path, tensors, metadata);
+  write_safetensors(path, model.state(), metadata);
 }
 
 void load_parameters(const std::string& path, Module& model) { load_parameters(read_safetensors(path).tensors, path, model); }
@@ -43,20 +41,20 @@ void load_parameters(const std::string& path, Module& model) { load_parameters(r
 void load_parameters(const std::vector<NamedTensor>& tensors, const std::string& where, Module& model) {
   std::unordered_map<std::string, const Tensor*> given;
   for (const NamedTensor& t : tensors) given.emplace(own_name(t.name), &t.value);
-  const std::vector<Parameter> parameters = model.parameters();
+  const std::vector<NamedTensor> own = model.state();
   std::vector<std::string> missing, unexpected, misshapen;
-  for (const Parameter& p : parameters) {
-    const auto found = given.find(p.name);
+  for (const NamedTensor& t : own) {
+    const auto found = given.find(t.name);
     if (found == given.end())
-      missing.push_back(p.name);
-    else if (found->second->shape() != p.value.shape())
-      misshapen.push_back(cat(p.name, " is ", found->second->shape(), " in the file and ", p.value.shape(), " in the model"));
+      missing.push_back(t.name);
+    else if (found->second->shape() != t.value.shape())
+      misshapen.push_back(cat(t.name, " is ", found->second->shape(), " in the file and ", t.value.shape(), " in the model"));
     else if (!is_float(found->second->dtype()))
-      misshapen.push_back(cat(p.name, " holds ", found->second->dtype()));
+      misshapen.push_back(cat(t.name, " holds ", found->second->dtype()));
   }
-  if (given.size() + missing.size() > parameters.size()) {
+  if (given.size() + missing.size() > own.size()) {
     std::unordered_map<std::string, bool> known;
-    for (const Parameter& p : parameters) known[p.name] = true;
+    for (const NamedTensor& t : own) known[t.name] = true;
     for (const NamedTensor& t : tensors)
       if (!known.contains(own_name(t.name))) unexpected.push_back(t.name);
   }
@@ -68,7 +66,7 @@ void load_parameters(const std::vector<NamedTensor>& tensors, const std::string&
   say("unexpected:", unexpected);
   say("wrong shape:", misshapen);
   check<DataError>(problem.empty(), where, ": the weights do not fit this model: ", problem);
-  for (const Parameter& p : parameters) copy(*given.at(p.name), p.value.detach());
+  for (const NamedTensor& t : own) copy(*given.at(t.name), t.value);
 }
 
 }  // namespace flare

@@ -8,11 +8,11 @@
 
 namespace flare {
 
-/// Writes the parameters under their dotted names, which are those of FLARE.py's state_dict.
+/// Writes parameters and buffers under their dotted names, which are those of FLARE.py's state_dict.
 void save_parameters(const std::string& path, const Module& model, const std::map<std::string, std::string>& metadata = {});
-/// Copies a file's tensors into the parameters, converting dtype and device. DataError naming the file and the first missing,
-/// unexpected or differently shaped names (and how many there are); then nothing has been changed. The names that FLARE.py's PDE
-/// transformer uses for norms and output (ln1, ln2, out_proj.ln, out_proj.mlp) are understood.
+/// Copies a file's tensors into parameters and buffers, converting dtype and device. DataError naming the file and the first
+/// missing, unexpected or differently shaped names (and how many there are); then nothing has been changed. The names that
+/// FLARE.py's PDE transformer uses for norms and output (ln1, ln2, out_proj.ln, out_proj.mlp) are understood.
 void load_parameters(const std::string& path, Module& model);
 void load_parameters(const std::vector<NamedTensor>& tensors, const std::string& where, Module& model);
 

@@ -44,27 +44,27 @@ struct ModelConfig {
   CompatConfig compat;  // a section of its own in a recipe, beside `model`
 
   template <class F> void describe(F& f) {
-    f("mixer", mixer, "token mixer: flare, flare++, softmax");
+    f("mixer", mixer, "token mixer: flare, flare++, softmax, linear, linformer, performer");
     f("blocks", blocks, "number of blocks");
     f("channels", channels, "width C of the token features");
     f("heads", heads, "attention heads H; must divide channels");
-    f("latents", latents, "latent tokens M of flare and flare++");
+    f("latents", latents, "latent tokens M of flare and flare++; rows of linformer's projections; random features of performer");
     f("kv_layers", kv_layers, "inner layers of flare's key and value MLPs; -1: one linear layer");
     f("kv_ratio", kv_ratio, "hidden width of those MLPs over channels");
     f("ffn_layers", ffn_layers, "inner layers of the block's residual MLP; -1: one linear layer");
     f("ffn_ratio", ffn_ratio, "hidden width of the block's MLP over channels");
     f("ffn", ffn, "the block's MLP: residual (ResidualMLP) or plain (linear, activation, linear)");
     f("activation", activation, "activation of the MLPs: gelu (tanh form), gelu_erf, silu");
-    f("scale", scale, "factor of the attention logits; 0: flare 1, flare++ and softmax 1/sqrt(channels/heads)");
+    f("scale", scale, "factor of the attention logits; 0: flare 1, others 1/sqrt(channels/heads); linear has no logits");
     f("qk_norm", qk_norm, "normalise queries and keys per head");
-    f("qkv_bias", qkv_bias, "bias of the joint projection of the softmax mixer");
+    f("qkv_bias", qkv_bias, "bias of the joint projection of queries, keys and values (all mixers but flare, flare++)");
     f("norm", norm, "normalisation: layer or rms");
     f("position", position, "position embedding of sequences: learned, sinusoidal, rope, none");
     f("pool", pool, "how a sequence becomes one vector: mean, max, cls");
     f("head", head, "classifier: linear, or mlp (linear, GELU, linear)");
     f("io_layers", io_layers, "inner layers of a PDE operator's input and output MLPs");
     f("dropout", dropout, "dropout probability after the mixer's projection");
-    f("attention_dropout", attention_dropout, "dropout probability of the attention weights");
+    f("attention_dropout", attention_dropout, "dropout probability of the attention weights; linear and performer form none");
     f("embedding_dropout", embedding_dropout, "dropout probability of the token embeddings");
     f("head_dropout", head_dropout, "dropout probability before the classifier");
   }

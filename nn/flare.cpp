@@ -49,6 +49,7 @@ Tensor FlareAttention::forward(const Tensor& x, const Tensor& mask, Context& ctx
     remake_in_backward(k, [keys, x = source_of(x)] { return keys(x()); });
     remake_in_backward(v, [this, x = source_of(x)] { return v_proj_->forward(x()); });
   }
+  if (ctx.on_routing) ctx.on_routing({q, k, mask, scale_});
   const uint64_t site = ctx.site();
   const Tensor y = flare_mixer(q, k, v, mask, scale_, active_dropout(attention_dropout_, ctx), ctx.rng, site);
   return apply_dropout(out_proj_->forward(y), dropout_, ctx);

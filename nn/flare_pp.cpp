@@ -42,6 +42,7 @@ Tensor FlarePlusPlus::forward(const Tensor& x, const Tensor& mask, Context& ctx)
   const uint64_t query_site = ctx.site(), mixer_site = ctx.site();
   Tensor q = sdpa(seeds, a, b, mask, scale_, p, ctx.rng, query_site).out;
   if (q_norm_) q = q_norm_->forward(q);
+  if (ctx.on_routing) ctx.on_routing({q, k, mask, scale_});
   const Tensor y = flare_mixer(q, k, v, mask, scale_, p, ctx.rng, mixer_site);
   return apply_dropout(out_linear_->forward(y), dropout_, ctx);
 }

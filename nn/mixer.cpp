@@ -1,29 +1,86 @@
 #include "nn/mixer.h"
 
 #include <cmath>
+#include <deque>
 #include <map>
 #include <mutex>
 #include <tuple>
+#include <utility>
 
 #include "core/rehearsal.h"
 #include "nn/attention.h"
 #include "nn/flare.h"
 #include "nn/flare_pp.h"
+#include "nn/linear_attention.h"
+#include "nn/linformer.h"
+#include "nn/performer.h"
 #include "ops/pointwise.h"
 #include "ops/rope.h"
 #include "ops/shaping.h"
 
 namespace flare {
 
-std::unique_ptr<Mixer> make_mixer(const ModelConfig& config, Rng& rng) {
+namespace {
+
+template <class M> std::unique_ptr<Mixer> make(const ModelConfig& config, Rng& rng, int64_t) {
+  return std::make_unique<M>(config, rng);
+}
+
+std::deque<MixerKind>& kinds() {
+  static std::deque<MixerKind> all = {
+      {"flare", make<FlareAttention>},
+      {"flare++", make<FlarePlusPlus>},
+      {"softmax", make<SoftmaxAttention>},
+      {"linear", make<LinearAttention>},
+      {"linformer",
+       [](const ModelConfig& config, Rng& rng, int64_t max_tokens) { return std::make_unique<Linformer>(config, rng, max_tokens); },
+       true},
+      {"performer", make<Performer>},
+  };
+  return all;
+}
+
+const MixerKind* look_up(const std::string& name) {
+  for (const MixerKind& kind : kinds())
+    if (kind.name == name) return &kind;
+  return nullptr;
+}
+
+}  // namespace
+
+bool register_mixer(MixerKind kind) {
+  if (look_up(kind.name)) return false;
+  kinds().push_back(std::move(kind));
+  return true;
+}
+
+std::string mixer_names() {
+  std::string names;
+  for (const MixerKind& kind : kinds()) names += (names.empty() ? "" : ", ") + kind.name;
+  return names;
+}
+
+const MixerKind& find_mixer(const std::string& name) {
+  const MixerKind* found = look_up(name);
+  check<ConfigError>(found != nullptr, "model.mixer: \"", name, "\" is not one of ", mixer_names());
+  return *found;
+}
+
+std::unique_ptr<Mixer> make_mixer(const ModelConfig& config, Rng& rng, int64_t max_tokens) {
   check<ConfigError>(config.heads >= 1 && config.channels >= 1 && config.channels % config.heads == 0,
                      "model.heads: ", config.heads, " does not divide model.channels ", config.channels);
   check<ConfigError>(std::isfinite(config.scale) && config.scale >= 0, "model.scale: ", config.scale,
                      " is not 0 or a positive number");
-  if (config.mixer == "flare") return std::make_unique<FlareAttention>(config, rng);
-  if (config.mixer == "flare++") return std::make_unique<FlarePlusPlus>(config, rng);
-  if (config.mixer == "softmax") return std::make_unique<SoftmaxAttention>(config, rng);
-  throw ConfigError(cat("model.mixer: \"", config.mixer, "\" is not one of flare, flare++, softmax"));
+  const MixerKind& kind = find_mixer(config.mixer);
+  check<ConfigError>(!kind.per_position || max_tokens >= 1, "model.mixer: ", kind.name,
+                     " has weights for each token, and here samples differ in size; choose a mixer without (flare, softmax)");
+  return kind.make(config, rng, max_tokens);
+}
+
+Tensor mask_factors(const Tensor& mask, int ndim, DType dtype) {
+  Shape shape = mask.shape();
+  while (shape.ndim() < ndim) shape.push_back(1);
+  return cast_to(mask, dtype).viewed_as(shape);
 }
 
 Rotary rotary_of(const ModelConfig& config) {

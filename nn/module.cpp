@@ -5,19 +5,42 @@ namespace flare {
 void Module::add_parameter(const std::string& name, Tensor& slot, const Tensor& value, bool decay) {
   slot = value;
   set_requires_grad(slot);
-  slots_.push_back({name, &slot, decay});
+  slots_.push_back({name, &slot, decay, true});
+}
+
+void Module::add_buffer(const std::string& name, Tensor& slot, const Tensor& value) {
+  slot = value;
+  slots_.push_back({name, &slot, false, false});
 }
 
 void Module::add_child(const std::string& name, Module& child) { children_.emplace_back(name, &child); }
 
-void Module::collect(const std::string& prefix, std::vector<Parameter>& out) const {
-  for (const Slot& slot : slots_) out.push_back({prefix + slot.name, *slot.tensor, slot.decay});
-  for (const auto& [name, child] : children_) child->collect(prefix + name + ".", out);
+void Module::visit(const std::string& prefix, const std::function<void(const std::string&, const Slot&)>& see) const {
+  for (const bool trained : {true, false})
+    for (const Slot& slot : slots_)
+      if (slot.trained == trained) see(prefix + slot.name, slot);
+  for (const auto& [name, child] : children_) child->visit(prefix + name + ".", see);
 }
 
 std::vector<Parameter> Module::parameters() const {
   std::vector<Parameter> all;
-  collect("", all);
+  visit("", [&](const std::string& name, const Slot& slot) {
+    if (slot.trained) all.push_back({name, *slot.tensor, slot.decay});
+  });
+  return all;
+}
+
+std::vector<NamedTensor> Module::buffers() const {
+  std::vector<NamedTensor> all;
+  visit("", [&](const std::string& name, const Slot& slot) {
+    if (!slot.trained) all.push_back({name, *slot.tensor});
+  });
+  return all;
+}
+
+std::vector<NamedTensor> Module::state() const {
+  std::vector<NamedTensor> all;
+  visit("", [&](const std::string& name, const Slot& slot) { all.push_back({name, slot.tensor->detach()}); });
   return all;
 }
 
@@ -32,7 +55,7 @@ void Module::replace(const std::function<Tensor(const Tensor&)>& make) {
     const Tensor next = make(slot.tensor->detach());
     if (next.same_storage(*slot.tensor)) continue;
     *slot.tensor = next;
-    set_requires_grad(*slot.tensor);
+    if (slot.trained) set_requires_grad(*slot.tensor);
   }
   for (const auto& [name, child] : children_) child->replace(make);
 }

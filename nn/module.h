@@ -6,7 +6,7 @@
 
 #include "autograd/node.h"
 #include "core/rng.h"
-#include "core/tensor.h"
+#include "core/safetensors.h"
 
 namespace flare {
 
@@ -18,7 +18,8 @@ struct Parameter {
 };
 
 /// A node of the model tree. Members register themselves by name in the constructor; a name is a checkpoint key, and the order
-/// (own tensors first, then children, each as registered) is that of PyTorch's state_dict. Modules stay where they are built.
+/// (own parameters, own buffers, then children, each as registered) is that of PyTorch's state_dict. Modules stay where they are
+/// built.
 class Module {
  public:
   Module() = default;
@@ -28,22 +29,28 @@ class Module {
 
   std::vector<Parameter> parameters() const;
   int64_t parameter_count() const;
-  /// Moves or converts every parameter. Handles taken before (an optimizer's) keep the old tensors, so call this first.
+  /// The tensors that belong to the weights without being trained: checkpoints hold them, optimizers do not see them.
+  std::vector<NamedTensor> buffers() const;
+  /// Parameters and buffers: what a checkpoint holds.
+  std::vector<NamedTensor> state() const;
+  /// Moves or converts every parameter and buffer. Handles taken before (an optimizer's) keep the old tensors, so call this first.
   void to(Device device);
   void to(DType dtype);
 
  protected:
   /// Makes `slot` a trainable tensor with these values.
   void add_parameter(const std::string& name, Tensor& slot, const Tensor& value, bool decay);
+  /// Makes `slot` a tensor of fixed values that is saved, loaded and moved with the parameters.
+  void add_buffer(const std::string& name, Tensor& slot, const Tensor& value);
   void add_child(const std::string& name, Module& child);
 
  private:
   struct Slot {
     std::string name;
     Tensor* tensor;
-    bool decay;
+    bool decay, trained;
   };
-  void collect(const std::string& prefix, std::vector<Parameter>& out) const;
+  void visit(const std::string& prefix, const std::function<void(const std::string& name, const Slot&)>& see) const;
   void replace(const std::function<Tensor(const Tensor&)>& make);
   std::vector<Slot> slots_;
   std::vector<std::pair<std::string, Module*>> children_;

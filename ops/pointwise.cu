@@ -214,7 +214,7 @@ template <class F> struct Unary {
 template <class F> struct Binary {
   static constexpr const char* name = F::name;
   struct Attrs {};
-  static constexpr Keep keeps = Keep::inputs;
+  static constexpr Keep keeps = F::needs_inputs ? Keep::inputs : Keep::nothing;
   static OutSpecs infer(Inputs in, const Attrs&) {
     check(in[0].defined() && in[1].defined(), name, ": needs two tensors");
     check(is_float(in[0].dtype()) && in[0].dtype() == in[1].dtype(), name, ": needs two tensors of one floating dtype, got ",

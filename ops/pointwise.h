@@ -88,6 +88,14 @@ struct Silu : UnaryDefaults {
     return s * (T(1) + x * (T(1) - s));
   }
 };
+/// elu(x) + 1: x + 1 above 0, exp(x) below. Positive, and without the cancellation that adding 1 to elu(x) would bring.
+/// The feature map of linear attention; source: arXiv 2006.16236, equation 7.
+struct EluPlusOne : UnaryDefaults {
+  static constexpr const char* name = "elu_plus_one";
+  static constexpr bool needs_output = true;
+  template <class T> FLARE_HD static T forward(T x) { return x > T(0) ? x + T(1) : exp_of(x); }
+  template <class T> FLARE_HD static T derivative(T, T y) { return y < T(1) ? y : T(1); }
+};
 struct Neg : UnaryDefaults {
   static constexpr const char* name = "neg";
   template <class T> FLARE_HD static T forward(T x) { return -x; }
@@ -112,20 +120,23 @@ struct Abs : UnaryDefaults {
   template <class T> FLARE_HD static T forward(T x) { return x < T(0) ? -x : x; }
   template <class T> FLARE_HD static T derivative(T x, T) { return x > T(0) ? T(1) : (x < T(0) ? T(-1) : T(0)); }
 };
-using UnaryOps = OpList<Exp, Log, Tanh, Sigmoid, Relu, Gelu, GeluErf, Silu, Neg, Square, Sqrt, Abs>;
+using UnaryOps = OpList<Exp, Log, Tanh, Sigmoid, Relu, Gelu, GeluErf, Silu, EluPlusOne, Neg, Square, Sqrt, Abs>;
 
 /// A binary op with NumPy broadcasting: forward(x, y), dx(x, y) and dy(x, y) its partial derivatives.
 struct BinaryDefaults {
+  static constexpr bool needs_inputs = true;  // false: the derivatives are constants, and the tape keeps nothing
   static constexpr double lo = -3, hi = 3;
 };
 struct Add : BinaryDefaults {
   static constexpr const char* name = "add";
+  static constexpr bool needs_inputs = false;
   template <class T> FLARE_HD static T forward(T x, T y) { return x + y; }
   template <class T> FLARE_HD static T dx(T, T) { return T(1); }
   template <class T> FLARE_HD static T dy(T, T) { return T(1); }
 };
 struct Sub : BinaryDefaults {
   static constexpr const char* name = "sub";
+  static constexpr bool needs_inputs = false;
   template <class T> FLARE_HD static T forward(T x, T y) { return x - y; }
   template <class T> FLARE_HD static T dx(T, T) { return T(1); }
   template <class T> FLARE_HD static T dy(T, T) { return T(-1); }
@@ -164,6 +175,7 @@ inline Tensor relu(const Tensor& x) { return pointwise<Relu>(x); }
 inline Tensor gelu(const Tensor& x) { return pointwise<Gelu>(x); }
 inline Tensor gelu_erf(const Tensor& x) { return pointwise<GeluErf>(x); }
 inline Tensor silu(const Tensor& x) { return pointwise<Silu>(x); }
+inline Tensor elu_plus_one(const Tensor& x) { return pointwise<EluPlusOne>(x); }
 inline Tensor neg(const Tensor& x) { return pointwise<Neg>(x); }
 inline Tensor square(const Tensor& x) { return pointwise<Square>(x); }
 inline Tensor sqrt(const Tensor& x) { return pointwise<Sqrt>(x); }

@@ -71,6 +71,7 @@ TEST_CASE("cli: usage errors exit 2 with one line, help and version exit 0") {
   CHECK(scratch.run({"--help"}).code == 0);
   CHECK(contains(scratch.run({"train", "--help"}).out, "--resume"));
   CHECK(contains(scratch.run({"--version"}).out, "flare 0."));
+  CHECK(contains(scratch.run({"--version"}).out, "(commit "));
   CHECK(contains(scratch.run({"train", "--help-config"}).out, "optim.schedule.name"));
 }
 
@@ -132,7 +133,35 @@ TEST_CASE("cli: two runs of one seed agree bit for bit, another seed does not; r
   CHECK(timeless_metrics(scratch.file("a")) != timeless_metrics(scratch.file("c")));
   for (const char* file : {"config.json", "metrics.jsonl", "log.txt", "report.html", "eval-test.json"})
     CHECK(fs::exists(scratch.file("a/") + file));
-  CHECK(contains(read_file(scratch.file("a/report.html")), "<polyline"));
+  CHECK(contains(read_file(scratch.file("a/report.html")), "class=\"curve\""));
+  const Json summary = Json::parse(read_file(scratch.file("a/summary.json")));
+  CHECK((summary["recipe"] == "tiny" && summary["finished"] == true && summary["step"] == 60 && summary["best"]["step"] > 0));
+  CHECK((summary["parameters"] > 0 && summary["seconds"] > 0 && summary["data"]["splits"]["train"] == 200));
+  CHECK(contains(summary["device"].get<std::string>(), "cpu, "));
+
+  // The same numbers side by side.
+  const Outcome table = scratch.run({"compare", "a", "c"});
+  REQUIRE(table.code == 0);
+  CHECK(contains(table.out, "run             split  accuracy"));
+  CHECK(contains(table.out, "\nseed  0  1\n"));
+  const Outcome compared = scratch.run({"compare", "a", "b", "c", "--json"});
+  REQUIRE(compared.code == 0);
+  const Json runs = Json::parse(compared.out);
+  CHECK(runs["runs"].size() == 3);
+  CHECK(runs["runs"][0]["score"] == Json::parse(read_file(scratch.file("a/eval-test.json")))["accuracy"]);
+  CHECK(runs["runs"][0]["parameters"] == summary["parameters"]);
+  CHECK(runs["differences"] == Json({{"seed", {0, 0, 1}}}));
+  CHECK(contains(scratch.run({"compare", "a", "b"}).out, "the configurations are the same"));
+  check_failure(scratch.run({"compare", "a", "nowhere"}), 2, {"nowhere: is not a run folder"});
+  check_failure(scratch.run({"compare"}), 2, {"runs"});
+  fs::remove(scratch.file("a/report.html"));
+  CHECK(scratch.run({"report", "a"}).out == "a/report.html\n");
+  CHECK(contains(read_file(scratch.file("a/report.html")), "recipe tiny"));
+  CHECK(scratch.run({"report", "a", "c", "--out", "ac.html"}).out == "ac.html\n");
+  CHECK(contains(read_file(scratch.file("ac.html")), "Comparison of 2 runs"));
+  CHECK(scratch.run({"report", "a", "c"}).out == "report.html\n");
+  check_failure(scratch.run({"report", "a", "data"}), 2, {"data: is not a run folder"});
+  check_failure(scratch.run({"report", "a", "--out", "no/such/folder.html"}), 3, {"no/such"});
 
   // The trained weights give the same result from the command line.
   const Json trained = Json::parse(read_file(scratch.file("a/eval-test.json")));
@@ -213,7 +242,13 @@ TEST_CASE("cli: SIGINT and SIGTERM save and exit 130, and the run goes on from t
     CHECK((o.code == 130 || o.code == 0));
     n_interrupted += o.code == 130;
     CHECK(fs::exists(scratch.file(run) + "/checkpoints/last/trainer.safetensors"));
+    const Json stopped = Json::parse(read_file(scratch.file(run) + "/summary.json"));
+    CHECK(stopped["finished"] == (o.code == 0));
+    CHECK(contains(read_file(scratch.file(run) + "/report.html"), "of 400"));
     REQUIRE(scratch.run(training(run, {"--set", "train.steps=400", "--resume"})).code == 0);
+    const Json whole = Json::parse(read_file(scratch.file(run) + "/summary.json"));
+    CHECK((whole["finished"] == true && whole["step"] == 400));
+    CHECK(whole["seconds"].get<double>() > stopped["seconds"].get<double>());  // of both processes
     check_same_run(scratch, "whole", run);
   }
   CHECK(n_interrupted > 0);
@@ -248,6 +283,7 @@ TEST_CASE("cli: info and bench ops print what machines can read") {
   REQUIRE(info.code == 0);
   const Json parsed = Json::parse(info.out);
   CHECK(parsed["ops"].get<int>() > 0);
+  CHECK(!parsed["commit"].get<std::string>().empty());
   CHECK(contains(parsed["libraries"]["openblas"].get<std::string>(), "OpenBLAS"));
   const Outcome bench = scratch.run({"bench", "ops", "--filter", "softmax", "--device", "cpu", "--repeats", "1", "--json"});
   REQUIRE(bench.code == 0);

@@ -8,7 +8,6 @@
 
 #include "core/file.h"
 #include "tests/paths.h"
-#include "tools/train/chart.h"
 #include "tools/train/progress.h"
 #include "tools/train/run_folder.h"
 
@@ -299,15 +298,4 @@ TEST_CASE("progress: units and the report line") {
   CHECK(format_report(r, "accuracy") ==
         "epoch 3 step 600/10000 | loss 1.8312 | accuracy 0.3520 | grad 0.42 | lr 4.80e-04 | 3.1 ms/step (data 2%) | 1.2M tok/s | 3 "
         "MiB | 12:41 left");
-}
-
-TEST_CASE("charts: curves without finite points draw nothing; text is escaped") {
-  CHECK(svg_chart("t", {{"a", {}, false}}) == "");
-  CHECK(svg_chart("t", {{"a", {{0, -1}, {1, NAN}}, false}}, true) == "");
-  const std::string svg = svg_chart("a<b", {{"train", {{0, 1}, {1, 2}, {2, INFINITY}}, false}});
-  CHECK(contains(svg, "a&lt;b"));
-  CHECK(contains(svg, "<polyline"));
-  CHECK(!contains(svg, "inf"));
-  CHECK(!contains(svg, "nan"));
-  CHECK(contains(svg_chart("one", {{"x", {{5, 1}}, false}}), "<circle"));
 }

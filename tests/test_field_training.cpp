@@ -136,6 +136,13 @@ TEST_CASE("field regression: loss and score on decoded fields") {
   write_field_set(tmp / "cloud", cloud, {{"train", Tensor::zeros({2, 9, 2}, DType::f32), Tensor::full({2, 9, 1}, 1, DType::f32)}});
   CHECK_SAYS(2, "states no 2-D grid",
              make_task(small_recipe(tmp / "cloud", {"task.derivative_weight=0.1"}), PreparedFolder(tmp / "cloud")));
+  // A mixer with weights for each point takes samples of that size alone.
+  const PreparedFolder points(tmp / "cloud");
+  const std::unique_ptr<Task> sized = make_task(small_recipe(tmp / "cloud", {"model.mixer=linformer"}), points);
+  Context evaluation;
+  CHECK(sized->predict(Tensor::zeros({3, 9, 2}, DType::f32), evaluation, Device::cpu).shape() == Shape{3, 9, 1});
+  CHECK_SAYS(3, "samples of 8 points; the model takes 9",
+             sized->predict(Tensor::zeros({3, 8, 2}, DType::f32), evaluation, Device::cpu));
 }
 
 TEST_CASE("field regression: a small run learns Darcy flow, and its checkpoint carries the scales") {
@@ -222,6 +229,8 @@ TEST_CASE("field regression: meshes of differing size, padded and masked") {
     writer.commit();
   }
   const PreparedFolder folder(tmp / "data");
+  CHECK_THROWS_WITH_AS(make_task(small_recipe(tmp / "data", {"model.mixer=linformer"}), folder),
+                       doctest::Contains("samples differ in size"), ConfigError);
   const std::unique_ptr<Task> task = make_task(small_recipe(tmp / "data"), folder);
   Context context;
   // All at once, padded, against one by one.

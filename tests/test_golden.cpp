@@ -28,7 +28,8 @@ struct Case {
     const auto integer = [&json](const char* key) { return json.at(key).get<int64_t>(); };
     is_operator = json.at("model") == "operator";
     if (is_operator) {
-      pde = std::make_unique<PdeOperator>(config, integer("in_channels"), integer("out_channels"), 1);
+      pde = std::make_unique<PdeOperator>(config, integer("in_channels"), integer("out_channels"), 1,
+                                          json.value("n_points", int64_t{0}));
     } else {
       n_classes = integer("n_classes");
       lra = std::make_unique<LraClassifier>(config, integer("vocab"), integer("max_length"), n_classes,
@@ -36,7 +37,8 @@ struct Case {
     }
     std::vector<NamedTensor> weights;
     for (const NamedTensor& t : golden.file.tensors)
-      if (t.name.starts_with("param.")) weights.push_back({t.name.substr(6), t.value});
+      for (const std::string kind : {"param.", "buffer."})
+        if (t.name.starts_with(kind)) weights.push_back({t.name.substr(kind.size()), t.value});
     load_parameters(weights, name, model());
     model().to(setting.dtype);
     model().to(setting.device);
@@ -119,9 +121,12 @@ void check_ten_steps(const std::string& name, const Setting& setting) {
   CHECK(optimizer.bad_step().item() == -1);
 }
 
-const std::vector<std::string> kCases = {"lra_flare",     "lra_flarepp",           "lra_softmax",          "lra_flare_rope_cls",
-                                         "lra_retrieval", "lra_flarepp_rope_norm", "lra_softmax_rope_rms", "lra_flare_as_shipped",
-                                         "pde_flare",     "pde_flarepp",           "pde_softmax"};
+const std::vector<std::string> kCases = {
+    "lra_flare",          "lra_flarepp",           "lra_softmax",          "lra_flare_rope_cls",
+    "lra_retrieval",      "lra_flarepp_rope_norm", "lra_softmax_rope_rms", "lra_flare_as_shipped",
+    "pde_flare",          "pde_flarepp",           "pde_softmax",          "lra_linear",
+    "lra_linear_rope",    "lra_linformer",         "lra_linformer_rope",   "lra_performer",
+    "lra_performer_rope", "pde_linformer",         "pde_performer"};
 
 void check_all(const Setting& setting) {
   for (const std::string& name : kCases) {

@@ -86,6 +86,23 @@ TEST_CASE("a rehearsed step needs what a real one takes, at every level of recom
   }
 }
 
+TEST_CASE("a rehearsed step of each baseline mixer needs what a real one takes") {
+  const TrainFixture f("memory_baselines");
+  for (const char* mixer : {"softmax", "linear", "linformer", "performer"}) {
+    CAPTURE(mixer);
+    Recipe recipe = wide_recipe(f);
+    recipe.model.mixer = mixer;
+    const Batch batch = batch_of(recipe);
+    const RealStep real = real_step(recipe, batch, Recompute::none);
+    const MemoryNeeds planned = [&] {  // one rehearsal at a time
+      StepRehearsal rehearsal(make_task(recipe, open_data(recipe)), recipe);
+      return rehearsal.needs(shape_of_batch(batch, batch.n_samples, 0), Recompute::none);
+    }();
+    CHECK(static_cast<double>(planned.activations) == doctest::Approx(static_cast<double>(real.activations)).epsilon(0.1));
+    CHECK(plan_memory(make_task(recipe, open_data(recipe)), recipe, batch, 24, 2 * planned.total()).most_samples >= 16);
+  }
+}
+
 TEST_CASE("a plan recomputes as little as fits, says how many samples would, and refuses what cannot") {
   const TrainFixture f("plan");
   Recipe recipe = wide_recipe(f);

@@ -123,7 +123,7 @@ TEST_CASE("initial weights have the published spread and depend on the seed alon
 
 TEST_CASE("padding reaches no result, unless asked for") {
   const Tensor tokens = random_tokens(2, 12, 11, 1);
-  for (const char* mixer : {"flare", "flare++", "softmax"})
+  for (const char* mixer : {"flare", "flare++", "softmax", "linear", "linformer", "performer"})
     for (const char* pool : {"mean", "max", "cls"}) {
       CAPTURE(mixer);
       CAPTURE(pool);

@@ -290,13 +290,15 @@ TEST_CASE("accumulated gradients of scaled losses equal the large batch") {
 
 TEST_CASE("every mixer overfits one batch") {
   for (const Device device : devices())
-    for (const char* mixer : {"flare", "flare++", "softmax"}) {
+    for (const char* mixer : {"flare", "flare++", "softmax", "linear", "linformer", "performer"}) {
       CAPTURE(mixer);
       LraClassifier model(small_config(mixer), 11, 16, 4, false, 3);
       model.to(device);
       OptimConfig c;
       c.lr = 1e-2;
       Optimizer optimizer(model.parameters(), c, 120, 1.0, 0.9);
+      std::vector<std::vector<double>> fixed;
+      for (const NamedTensor& buffer : model.buffers()) fixed.push_back(buffer.value.to_vector());
       const Tensor tokens = to_device(random_tokens(8, 16, 11, 2), device);
       const Tensor labels = Tensor::from(std::vector<int64_t>{0, 1, 2, 3, 3, 2, 1, 0}, {8}, device);
       const auto loss_of = [&] {
@@ -313,6 +315,7 @@ TEST_CASE("every mixer overfits one batch") {
       }
       const double last = loss_of().item();
       CHECK(last < 0.05);
+      for (size_t i = 0; i < fixed.size(); ++i) CHECK(model.buffers()[i].value.to_vector() == fixed[i]);
       optimizer.swap_ema();
       const double averaged = loss_of().item();
       CHECK(averaged < 0.1);

@@ -17,6 +17,7 @@ TEST_CASE("activations at known points") {
   close(gelu_erf(x), {-0.15865525393145707, 0, 0.8413447460685429, 1.9544997361036416});  // PyTorch, exact
   close(silu(x), {-0.2689414213699951, 0, 0.7310585786300049, 1.7615941559557646});
   close(relu(x), {0, 0, 1, 2});
+  close(elu_plus_one(x), {std::exp(-1.0), 1, 2, 3});
   close(affine(x, 2, 1), {-1, 1, 3, 5});
 }
 
@@ -27,9 +28,17 @@ TEST_CASE("the flat side of relu and abs") {
   CHECK(grad(x).to_vector() == std::vector<double>{-1, -1, 2});
 }
 
+TEST_CASE("elu_plus_one does not cancel where elu nears -1") {
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    const Tensor y = elu_plus_one(Tensor::full({1}, -30, dtype));
+    CHECK(y.item() == doctest::Approx(std::exp(-30.0)).epsilon(0.01));
+  }
+}
+
 TEST_CASE("NaN passes through") {
   const Tensor x = Tensor::from<float>({std::nanf("")}, {1});
   CHECK(std::isnan(relu(x).item()));
+  CHECK(std::isnan(elu_plus_one(x).item()));
   CHECK(std::isnan(gelu(x).item()));
   CHECK(std::isnan(exp(x).item()));
 }

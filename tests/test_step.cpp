@@ -139,6 +139,23 @@ TEST_CASE("upload: groups of changing size arrive in order, whatever happens to 
   }
 }
 
+TEST_CASE("steps of the baseline mixers are captured whole and give the same bits") {
+  if (!cuda_available()) {
+    MESSAGE("skipped: no GPU on this machine");
+    return;
+  }
+  for (const char* mixer : {"softmax", "linear", "linformer", "performer"})
+    for (const char* precision : {"fp32", "bf16"}) {
+      CAPTURE(mixer);
+      CAPTURE(precision);
+      const TrainFixture f("step_mixers");
+      Recipe recipe = full_recipe(f, precision, 1);
+      recipe.model.mixer = mixer;
+      const auto plain = trained_weights(f, recipe, "plain", Device::cuda, false);
+      CHECK(trained_weights(f, recipe, "captured", Device::cuda, true) == plain);
+    }
+}
+
 TEST_CASE("captured and plain steps give the same bits over 200 steps") {
   if (!cuda_available()) {
     MESSAGE("skipped: no GPU on this machine");

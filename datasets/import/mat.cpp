@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "core/file.h"
+#include "core/job.h"
 #endif
 
 namespace flare {
@@ -73,6 +74,8 @@ bool can_read_mat() { return true; }
 
 Tensor read_mat(const std::string& path, const std::string& variable, const std::vector<int64_t>& stride) {
   check<DataError>(file_exists(path), path, ": not found");
+  Job job(cat(path.substr(path.rfind('/') + 1), ": reading ", variable), 1, "arrays");
+  const JobItem item(job);
   check_complete(path);
   Mat_LogInitFunc("flare", [](int, char*) {});  // what goes wrong is said below
   const std::unique_ptr<mat_t, int (*)(mat_t*)> file(Mat_Open(path.c_str(), MAT_ACC_RDONLY), Mat_Close);

@@ -1,11 +1,13 @@
 #include <algorithm>
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <set>
 #include <vector>
 
 #include "core/check.h"
 #include "core/file.h"
+#include "core/job.h"
 #include "core/rng.h"
 #include "core/sha256.h"
 #include "datasets/lra/bytes.h"
@@ -26,8 +28,10 @@ std::vector<std::string> read_documents(const ExcerptsOptions& o, int64_t& n_unf
   check<ConfigError>(directory_exists(o.source), "excerpts: option source: ", quoted(o.source),
                      " is no folder; name a folder of text documents with --set source=DIR");
   std::map<std::string, std::string> by_hash;
+  Job job("excerpts", 0, "documents");
   for (const fs::directory_entry& entry : fs::recursive_directory_iterator(o.source)) {
     if (!entry.is_regular_file()) continue;
+    const JobItem item(job);
     const std::string path = entry.path().string();
     const int64_t size = static_cast<int64_t>(entry.file_size());
     check<DataError>(size <= kLargestDocument, path, ": oversized: has ", size, " bytes, more than ", kLargestDocument,
@@ -51,7 +55,7 @@ struct Excerpts {
 
 /// `documents` are this split's own.
 Excerpts draw_pairs(const ExcerptsOptions& o, const std::string& split, std::span<const std::string> documents, int64_t n,
-                    uint64_t stream) {
+                    uint64_t stream, Job& job) {
   Rng rng(o.seed, kStream + stream);
   const size_t length = static_cast<size_t>(o.length);
   // Two places in a document that do not overlap, the first before the second. A negative pair takes its two excerpts from two
@@ -64,6 +68,7 @@ Excerpts draw_pairs(const ExcerptsOptions& o, const std::string& split, std::spa
   Excerpts out;
   std::set<std::pair<std::string_view, std::string_view>> seen;
   for (int64_t i = 0; i < n; ++i) {
+    const JobItem item(job);
     const bool same = i % 2 == 1;
     int tries = 0;
     for (;; ++tries) {
@@ -142,12 +147,14 @@ void generate_excerpts(const ExcerptsOptions& o, const std::string& out_dir) {
                 {"val", o.val, all.subspan(n_part, n_part)},
                 {"train", o.train, all.subspan(2 * n_part)}};
   uint64_t stream = 0;
+  std::optional<Job> job(std::in_place, "excerpts", o.train + o.val + o.test, "pairs");
   for (const auto& split : splits) {
-    const Excerpts pairs = draw_pairs(o, split.name, split.documents, split.count, stream++);
+    const Excerpts pairs = draw_pairs(o, split.name, split.documents, split.count, stream++, *job);
     add_texts(writer, split.name, "tokens", pairs.a, o.length);
     add_texts(writer, split.name, "tokens_b", pairs.b, o.length);
     writer.add(split.name, "labels", Tensor::from(pairs.labels, {split.count}));
   }
+  job.reset();
   writer.commit();
 }
 

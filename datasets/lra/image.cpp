@@ -8,6 +8,7 @@
 
 #include "core/check.h"
 #include "core/file.h"
+#include "core/job.h"
 #include "datasets/import/npz.h"
 #include "datasets/prepared.h"
 #include "datasets/registry.h"
@@ -128,12 +129,19 @@ void import_cifar(const std::string& source_dir, const std::string& out_dir, boo
   DatasetInfo info = image_info(as_floats);
   Pictures train, test;
   if (from_array) {
+    Job job(info.name, 2, "splits");
     const NpzFile file(array);
-    read_arrays(file, array, "train", kTrainBatches * per_batch, train);
-    read_arrays(file, array, "test", per_batch, test);
+    for (const bool is_train : {true, false}) {
+      const JobItem item(job);
+      read_arrays(file, array, is_train ? "train" : "test", (is_train ? kTrainBatches : 1) * per_batch, is_train ? train : test);
+    }
   } else {
+    Job job(info.name, static_cast<int64_t>(batches.size()), "files");
     std::map<std::string, std::string> seen;
-    for (const std::string& name : batches) read_batch(root + "/" + name, per_batch, seen, name == batches.back() ? test : train);
+    for (const std::string& name : batches) {
+      const JobItem item(job);
+      read_batch(root + "/" + name, per_batch, seen, name == batches.back() ? test : train);
+    }
   }
   check_balance(root, "train", train);
   check_balance(root, "test", test);

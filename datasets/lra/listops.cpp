@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/check.h"
+#include "core/job.h"
 #include "core/parallel.h"
 #include "core/rng.h"
 #include "datasets/lra/listops_write.h"
@@ -95,23 +96,30 @@ void check_options(const ListopsOptions& o) {
 
 /// The first `n` distinct expressions, in the order of their attempts.
 std::vector<const std::string*> draw_expressions(const ListopsOptions& o, int64_t n, std::unordered_set<std::string>& seen) {
+  Job job("listops", n, "expressions");
   std::vector<const std::string*> kept;
   std::vector<std::vector<std::string>> found(kChunksPerRound);
   for (int64_t round = 0; static_cast<int64_t>(kept.size()) < n; ++round) {
     parallel_for(kChunksPerRound, 1, [&](int64_t begin, int64_t end) {
       std::string tokens;
       for (int64_t c = begin; c < end; ++c) {
+        job.check_stop();
         found[static_cast<size_t>(c)].clear();
         for (int64_t t = 0; t < kTriesPerChunk; ++t)
           if (Draw(o, static_cast<uint64_t>((round * kChunksPerRound + c) * kTriesPerChunk + t)).run(tokens))
             found[static_cast<size_t>(c)].push_back(tokens);
       }
     });
+    const int64_t n_before = static_cast<int64_t>(kept.size());
     for (std::vector<std::string>& chunk : found)
       for (std::string& tokens : chunk) {
-        if (static_cast<int64_t>(kept.size()) == n) return kept;
+        if (static_cast<int64_t>(kept.size()) == n) {
+          job.advance(n - n_before);
+          return kept;
+        }
         if (const auto [place, is_new] = seen.insert(std::move(tokens)); is_new) kept.push_back(&*place);
       }
+    job.advance(static_cast<int64_t>(kept.size()) - n_before);
     const int64_t tries = (round + 1) * kChunksPerRound * kTriesPerChunk;
     check<ConfigError>(tries < 2'000'000 || static_cast<int64_t>(kept.size()) * 10'000 > tries, "listops: only ", kept.size(),
                        " of ", n, " distinct expressions after ", tries, " tries with length in (", o.min_length, ", ",

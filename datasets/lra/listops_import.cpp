@@ -5,6 +5,7 @@
 
 #include "core/check.h"
 #include "core/file.h"
+#include "core/job.h"
 #include "core/parallel.h"
 #include "datasets/lra/listops.h"
 #include "datasets/lra/listops_write.h"
@@ -78,8 +79,10 @@ Split read_split(const std::string& path) {
   split.labels.resize(static_cast<size_t>(n));
   constexpr int64_t kChunk = 64;
   std::vector<std::string> problems(static_cast<size_t>((n + kChunk - 1) / kChunk));
+  Job job(path.substr(path.rfind('/') + 1), n, "lines");
   parallel_for(n, kChunk, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
+      const JobItem item(job);
       const size_t k = static_cast<size_t>(i);
       try {
         parse_line(lines[k + 1], split.expressions[k], split.labels[k]);

@@ -1,8 +1,10 @@
 #include <algorithm>
 #include <cstring>
+#include <optional>
 #include <unordered_set>
 
 #include "core/check.h"
+#include "core/job.h"
 #include "core/parallel.h"
 #include "core/sha256.h"
 #include "datasets/lra/pathfinder.h"
@@ -20,7 +22,8 @@ struct Split {
 };
 
 /// Pictures [first, first + n) of a seed, none equal to one seen before.
-Split draw_split(const PathfinderArtist& artist, uint64_t seed, int64_t first, int64_t n, std::unordered_set<std::string>& seen) {
+Split draw_split(const PathfinderArtist& artist, uint64_t seed, int64_t first, int64_t n, std::unordered_set<std::string>& seen,
+                 Job& job) {
   const int64_t pixels = int64_t{artist.rules().size} * artist.rules().size;
   Split split{Tensor::empty({n, pixels}, DType::u8), Tensor::empty({n}, DType::u8)};
   std::vector<std::string> hashes(static_cast<size_t>(n));
@@ -32,7 +35,10 @@ Split draw_split(const PathfinderArtist& artist, uint64_t seed, int64_t first, i
     hashes[static_cast<size_t>(i)] = sha256_hex({reinterpret_cast<const char*>(to), static_cast<size_t>(pixels)});
   };
   parallel_for(n, kPicturesPerChunk, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) draw(i, static_cast<uint64_t>(first + i));
+    for (int64_t i = begin; i < end; ++i) {
+      const JobItem item(job);
+      draw(i, static_cast<uint64_t>(first + i));
+    }
   });
   for (int64_t i = 0; i < n; ++i)
     for (uint64_t k = 1; !seen.insert(hashes[static_cast<size_t>(i)]).second; ++k)
@@ -91,12 +97,14 @@ void generate_pathfinder(const PathfinderOptions& o, const std::string& out_dir)
   const PathfinderArtist artist(rules);
   std::unordered_set<std::string> seen;
   int64_t first = 0;
+  std::optional<Job> job(std::in_place, info.name, o.train + o.val + o.test, "pictures");
   for (const auto& [name, count] : {std::pair("test", o.test), std::pair("val", o.val), std::pair("train", o.train)}) {
-    const Split split = draw_split(artist, o.seed, first, count, seen);
+    const Split split = draw_split(artist, o.seed, first, count, seen, *job);
     writer.add(name, "tokens", split.pixels);
     writer.add(name, "labels", split.labels);
     first += count;
   }
+  job.reset();
   writer.commit();
 }
 

@@ -9,6 +9,7 @@
 
 #include "core/check.h"
 #include "core/file.h"
+#include "core/job.h"
 #include "core/parallel.h"
 #include "core/sha256.h"
 #include "datasets/lra/pathfinder.h"
@@ -115,8 +116,10 @@ std::vector<Picture> read_pictures(const std::vector<Listed>& listed) {
   constexpr int64_t kChunk = 64;
   std::vector<Picture> pictures(listed.size());
   std::vector<std::string> problems(static_cast<size_t>((n + kChunk - 1) / kChunk));
+  Job job("pathfinder", n, "pictures");
   parallel_for(n, kChunk, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
+      const JobItem one(job);
       const Listed& item = listed[static_cast<size_t>(i)];
       try {
         check<DataError>(file_exists(item.path), item.path, ": not found; ", item.where, " lists it");

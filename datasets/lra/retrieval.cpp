@@ -7,6 +7,7 @@
 
 #include "core/check.h"
 #include "core/file.h"
+#include "core/job.h"
 #include "datasets/lra/bytes.h"
 #include "datasets/registry.h"
 
@@ -69,11 +70,14 @@ void read_pairs(const std::string& path, Known& known, Pairs& out, int64_t& n_re
   check<DataError>(!text.empty(), path, ": is empty");
   check<DataError>(text.back() == '\n', path, ": truncated: the last line has no end (if it is complete, append a newline)");
   int64_t n_lines = 0, n_here = 0;
+  Job job(path.substr(path.rfind('/') + 1), static_cast<int64_t>(text.size()), "bytes");
   for (size_t i = 0; i < text.size();) {
+    job.check_stop();
     const size_t end = text.find('\n', i);
     std::string_view line = text.substr(i, end - i);
     if (line.ends_with('\r')) line.remove_suffix(1);
     n_here += !parse_line(line, cat(path, ":", ++n_lines), known, out);
+    job.advance(static_cast<int64_t>(end + 1 - i));
     i = end + 1;
   }
   check<DataError>(n_here * 100 <= n_lines, path, ": duplicated: ", n_here, " of ", n_lines,

@@ -9,6 +9,7 @@
 
 #include "core/check.h"
 #include "core/file.h"
+#include "core/job.h"
 #include "core/parallel.h"
 #include "core/sha256.h"
 #include "datasets/lra/bytes.h"
@@ -62,7 +63,7 @@ std::vector<std::string> list_reviews(const std::string& dir, int label, int64_t
   return paths;
 }
 
-std::vector<Review> read_split(const std::string& dir, int64_t per_folder) {
+std::vector<Review> read_split(const std::string& dir, int64_t per_folder, Job& job) {
   std::vector<Review> reviews;
   for (const int label : {0, 1}) {
     const std::vector<std::string> paths = list_reviews(dir + "/" + kClasses[label], label, per_folder);
@@ -73,6 +74,7 @@ std::vector<Review> read_split(const std::string& dir, int64_t per_folder) {
     std::vector<std::string> problems(static_cast<size_t>((n + kChunk - 1) / kChunk));
     parallel_for(n, kChunk, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
+        const JobItem item(job);
         Review& r = reviews[first + static_cast<size_t>(i)];
         try {
           r.text = read_text(paths[static_cast<size_t>(i)], kLargestReview);
@@ -158,12 +160,16 @@ void import_imdb(const std::string& source_dir, const std::string& out_dir, int6
       "imported from aclImdb: official test; val is the tenth of each class of train with the smallest SHA-256; bytes + 1, cut to ",
       kMaxLength);
   PreparedWriter writer(out_dir, info);
-  std::vector<Review> train = read_split(root + "/train", per_folder);
-  const std::vector<Review> test = read_split(root + "/test", per_folder);
+  std::vector<Review> train, test;
+  {
+    Job job("text", 4 * per_folder, "reviews");
+    train = read_split(root + "/train", per_folder, job);
+    test = read_split(root + "/test", per_folder, job);
+  }
   check_labels(train, test);
   const std::vector<Review> val = carve_validation(train, test);
   for (const auto& [split, reviews] :
-       {std::pair("train", &std::as_const(train)), std::pair("val", &val), std::pair("test", &test)}) {
+       {std::pair("train", &std::as_const(train)), std::pair("val", &val), std::pair("test", &std::as_const(test))}) {
     std::vector<std::string_view> texts;
     std::vector<uint8_t> labels;
     for (const Review& r : *reviews) {

@@ -47,6 +47,7 @@ void import_small(const std::string& path, const std::string& out_dir) {
   DatasetInfo info;
   info.name = "darcy-16";
   info.grid = {16, 16};
+  info.coordinates = 2;
   info.source = cat("imported from ", kSmall,
                     " (NeuralOperator's small Darcy files): train = 900 of its 1000, val = the last 100, test = its 50");
   info.licence = "MIT (neuraloperator)";
@@ -80,6 +81,7 @@ void import_darcy_mat(const std::string& source_dir, const std::string& out_dir,
   DatasetInfo info;
   info.name = "darcy";
   info.grid = {a[0].size(1), a[0].size(2)};
+  info.coordinates = 2;
   info.source =
       cat("imported from piececonst_r421_N1024_smooth1.mat (train = first ", sizes.train, ") and _smooth2.mat (test = first ",
           sizes.test, ", val = next ", sizes.val, "), every ", sizes.stride, ". node");

@@ -16,6 +16,7 @@ void import_elasticity(const std::string& source_dir, const std::string& out_dir
 
   DatasetInfo info;
   info.name = "elasticity";
+  info.coordinates = 2;
   info.source =
       "imported from Random_UnitCell_XY_10.npy and Random_UnitCell_sigma_10.npy; train = first 1000, test = last 200, val = 100 "
       "others";

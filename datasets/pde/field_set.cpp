@@ -1,6 +1,9 @@
 #include "datasets/pde/field_set.h"
 
 #include <cmath>
+#include <optional>
+
+#include "core/job.h"
 
 namespace flare {
 namespace {
@@ -14,6 +17,15 @@ void check_finite(const std::string& name, const FieldSplit& split, const char* 
 }
 
 }  // namespace
+
+int64_t coordinate_channels(const DatasetInfo& info, int64_t channels) {
+  constexpr int64_t kMost = 3;
+  const auto axes = static_cast<int64_t>(info.grid.size());
+  const int64_t n = info.coordinates > 0 ? info.coordinates : std::min(axes > 0 ? axes : channels, kMost);
+  check<DataError>(n >= 1 && n <= channels, info.name, ": the position of a point takes ", n, " channels of x, which has ",
+                   channels);
+  return n;
+}
 
 Normalisation channel_normalisation(const Tensor& values, bool per_channel) {
   check(values.ndim() == 3 && values.dtype() == DType::f32 && values.is_contiguous(), "normalisation: needs f32 [n,N,c], got ",
@@ -68,7 +80,9 @@ void fill_channels(const Tensor& values, const Tensor& target, int64_t first) {
 
 void write_field_set(const std::string& out_dir, DatasetInfo info, const std::vector<FieldSplit>& splits) {
   info.kind = "field_regression";
+  std::optional<Job> job(std::in_place, cat(info.name, ": writing"), 2 * static_cast<int64_t>(splits.size()), "steps");
   for (const FieldSplit& split : splits) {
+    const JobItem item(*job);
     check(split.x.ndim() == 3 && split.y.ndim() == 3 && split.x.dtype() == DType::f32 && split.y.dtype() == DType::f32 &&
               split.x.size(0) == split.y.size(0) && split.x.size(1) == split.y.size(1),
           "field set: split ", split.name, " has x ", split.x.shape(), " and y ", split.y.shape());
@@ -77,9 +91,11 @@ void write_field_set(const std::string& out_dir, DatasetInfo info, const std::ve
   }
   PreparedWriter writer(out_dir, info);
   for (const FieldSplit& split : splits) {
+    const JobItem item(*job);
     writer.add(split.name, "x", split.x);
     writer.add(split.name, "y", split.y);
   }
+  job.reset();
   writer.commit();
 }
 

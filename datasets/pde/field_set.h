@@ -15,6 +15,10 @@ struct FieldSplit {
   Tensor x, y;
 };
 
+/// How many channels of x, the first ones, are the position of the point: what dataset.json states, else as many as the grid has
+/// axes, else all up to three. DataError when x has fewer.
+int64_t coordinate_channels(const DatasetInfo& info, int64_t channels);
+
 /// Mean and deviation (of a sample, plus 1e-8 as in the published code) of each channel, or of all channels at once.
 Normalisation channel_normalisation(const Tensor& values, bool per_channel = true);
 /// The identity for the channels [first, first+count) of n: coordinates that are used as they are.

@@ -24,6 +24,7 @@ void import_navier_stokes(const std::string& source_dir, const std::string& out_
   DatasetInfo info;
   info.name = "navier-stokes";
   info.grid = {side, side};
+  info.coordinates = 2;
   info.source =
       "imported from NavierStokes_V1e-5_N1200_T20; x = (x, y, steps 1 to 10), y = steps 11 to 20, all at once; train = first 1000, "
       "test = last 200";

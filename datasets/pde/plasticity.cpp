@@ -21,6 +21,7 @@ void import_plasticity(const std::string& source_dir, const std::string& out_dir
   DatasetInfo info;
   info.name = "plasticity";
   info.grid = {h, w};
+  info.coordinates = 2;
   info.source =
       "imported from plas_N987_T20.mat; x = (x, y, die profile), y = 20 steps of 4 channels, all at once; train = first 900, test "
       "= last 80, val = the 7 between";

@@ -4,6 +4,7 @@
 #include <random>
 
 #include "core/file.h"
+#include "core/job.h"
 #include "datasets/import/npz.h"
 
 namespace flare {
@@ -14,6 +15,8 @@ Tensor read_published(const std::string& source_dir, const std::string& folder, 
   std::string path = source_dir + "/" + file;
   if (!file_exists(path) && !folder.empty()) path = source_dir + "/" + folder + "/" + file;
   check<DataError>(file_exists(path), source_dir, "/", file, ": not found; ", needs);
+  Job job(cat(file, ": reading"), 1, "arrays");
+  const JobItem item(job);
   const Tensor array = read_array(path);
   bool fits = array.ndim() == expected.ndim();
   for (int a = 0; fits && a < array.ndim(); ++a) fits = expected[a] < 0 || expected[a] == array.size(a);

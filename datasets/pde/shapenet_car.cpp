@@ -1,8 +1,10 @@
 /// ShapeNet-Car (N. Umetani and B. Bickel, SIGGRAPH 2018): points on the surface of a car -> time-averaged pressure there.
 #include <algorithm>
 #include <filesystem>
+#include <optional>
 
 #include "core/file.h"
+#include "core/job.h"
 #include "datasets/import/npz.h"
 #include "datasets/import/vtk.h"
 #include "datasets/pde/published.h"
@@ -19,6 +21,7 @@ constexpr int64_t kCars = 889, kTestCars = 189;
 DatasetInfo car_info(const std::string& name) {
   DatasetInfo info;
   info.name = name;
+  info.coordinates = 3;
   info.licence = "shapes: ShapeNet's terms of use (research)";
   info.citation = "N. Umetani and B. Bickel, Learning Three-Dimensional Flow for Interactive Aerodynamic Design, ACM TOG 2018";
   // The box that all cars lie in goes to [0,1]³; the pressure's figures are those of the published training split.
@@ -120,10 +123,12 @@ void import_shapenet_car(const std::string& source_dir, const std::string& out_d
   info.source = cat("imported from quadpress_smpl.vtk and press.npy of ", cars, " cars; test = the first ", test_cars,
                     " of torch.randperm(", cars, ") from seed 0");
   std::vector<FieldSplit> splits;
+  std::optional<Job> job(std::in_place, info.name, cars, "cars");
   for (const auto& [name, members] : {std::pair("train", train), std::pair("test", test)}) {
     FieldSplit split{name, {}, {}};
     const int64_t count = static_cast<int64_t>(members.size());
     for (int64_t i = 0; i < count; ++i) {
+      const JobItem item(*job);
       const std::string& folder = folders[static_cast<size_t>(members[static_cast<size_t>(i)])];
       const Car car = read_car(folder);
       const int64_t n = car.points.size(0);
@@ -136,6 +141,7 @@ void import_shapenet_car(const std::string& source_dir, const std::string& out_d
     }
     splits.push_back(std::move(split));
   }
+  job.reset();
   write_field_set(out_dir, info, splits);
 }
 

@@ -51,6 +51,7 @@ void import_structured(const Structured& set, const std::string& source_dir, con
   DatasetInfo info;
   info.name = set.name;
   info.grid = {h, w};
+  info.coordinates = 2;
   info.source = cat("imported from ", set.x, ", ", set.y, ", ", set.q, "[:,", set.quantity,
                     "]; train = first 1000, test = next 200, val = next 100");
   info.licence = "as published with Geo-FNO";

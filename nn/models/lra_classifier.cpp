@@ -30,12 +30,13 @@ LraClassifier::LraClassifier(const ModelConfig& config, int64_t vocab, int64_t m
     input_proj_ = std::make_unique<Linear>(input_width, channels, rng);
     add_child("input_proj", *input_proj_);
   }
+  const int64_t max_tokens = max_length + (cls ? 1 : 0);
   if (config.position == "learned" || config.position == "sinusoidal") {
-    pos_emb_ = std::make_unique<PositionEmbedding>(config.position, max_length + (cls ? 1 : 0), channels, rng);
+    pos_emb_ = std::make_unique<PositionEmbedding>(config.position, max_tokens, channels, rng);
     add_child("pos_emb", *pos_emb_);
   }
   for (int64_t i = 0; i < config.blocks; ++i) {
-    blocks_.push_back(std::make_unique<Block>(config, rng));
+    blocks_.push_back(std::make_unique<Block>(config, rng, max_tokens));
     add_child(cat("blocks.", i), *blocks_.back());
   }
 

@@ -4,8 +4,8 @@
 
 namespace flare {
 
-PdeOperator::PdeOperator(const ModelConfig& given, int64_t in_channels, int64_t out_channels, uint64_t seed)
-    : skip_mask_(given.compat.skips_mask()) {
+PdeOperator::PdeOperator(const ModelConfig& given, int64_t in_channels, int64_t out_channels, uint64_t seed, int64_t n_points)
+    : skip_mask_(given.compat.skips_mask()), n_points_(find_mixer(given.mixer).per_position ? n_points : 0) {
   check<ConfigError>(in_channels >= 1 && out_channels >= 1, "operator: ", in_channels, " input and ", out_channels,
                      " output channels");
   check<ConfigError>(given.blocks >= 1, "model.blocks: ", given.blocks, " must be at least 1");
@@ -30,13 +30,15 @@ PdeOperator::PdeOperator(const ModelConfig& given, int64_t in_channels, int64_t 
   add_child("out_proj.0", *out_norm_);
   add_child("out_proj.1", *out_mlp_);
   for (int64_t i = 0; i < config.blocks; ++i) {
-    blocks_.push_back(std::make_unique<Block>(config, rng));
+    blocks_.push_back(std::make_unique<Block>(config, rng, n_points_));
     add_child(cat("blocks.", i), *blocks_.back());
   }
 }
 
 Tensor PdeOperator::forward(const Tensor& x, const Tensor& mask, Context& ctx) {
   check(x.defined() && x.ndim() == 3, "operator: x must be [B,N,channels]");
+  check(n_points_ == 0 || x.size(1) == n_points_, "operator: x has ", x.size(1), " points; this mixer's weights are for ",
+        n_points_);
   check(!mask || (mask.ndim() == 2 && mask.size(0) == x.size(0) && mask.size(1) == x.size(1)), "operator: mask ",
         mask ? mask.shape() : Shape{}, " and x ", x.shape(), " disagree");
   Tensor h;

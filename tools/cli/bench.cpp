@@ -7,6 +7,7 @@
 #include "core/graph.h"
 #include "core/timer.h"
 #include "tools/cli/commands.h"
+#include "tools/cli/help.h"
 
 namespace flare {
 namespace {
@@ -93,6 +94,8 @@ int64_t peak_extra_bytes(Device device, const std::function<void()>& body) {
 void add_bench(CLI::App& app, int&) {
   CLI::App* bench = app.add_subcommand("bench", "Measure speed");
   bench->require_subcommand(1);
+  bench->footer(
+      help_footer({"flare bench step listops", "flare bench memory all --capacity 24", "flare bench ops --filter softmax"}));
   add_bench_mixer(*bench);
   add_bench_sdpa(*bench);
   add_bench_memory(*bench);

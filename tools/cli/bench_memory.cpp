@@ -7,6 +7,7 @@
 
 #include "tools/cli/bench.h"
 #include "tools/cli/bench_settings.h"
+#include "tools/cli/help.h"
 #include "tools/train/memory_plan.h"
 #include "tools/train/progress.h"
 
@@ -84,7 +85,8 @@ void add_bench_memory(CLI::App& bench) {
   const auto o = std::make_shared<MemoryBenchOptions>();
   CLI::App* command = bench.add_subcommand("memory", "What training steps of a setting need on a GPU, worked out without one");
   command->add_option("settings", o->settings, cat("settings (", setting_names(), "), all, or recipe files of such tasks"))
-      ->required();
+      ->required()
+      ->type_name("SETTING");
   command->add_option("--set", o->assignments, "change a key of the recipe: --set train.batch_size=64 (repeatable)")
       ->allow_extra_args(false)
       ->type_name("KEY=VALUE");
@@ -94,6 +96,8 @@ void add_bench_memory(CLI::App& bench) {
   command->add_option("--capacity", o->capacity_gib, "GiB of the device: also say how many samples fit")
       ->check(CLI::PositiveNumber);
   command->add_flag("--json", o->json, "one JSON object a line");
+  command->footer(help_footer({"flare bench memory all", "flare bench memory listops --capacity 24",
+                               "flare bench memory darcy --tokens 1000,10000 --json"}));
   command->callback([o] { bench_memory(*o); });
 }
 

@@ -3,6 +3,7 @@
 #include "ops/flare_mixer.h"
 #include "ops/mixer_ladder.h"
 #include "tools/cli/bench_attention.h"
+#include "tools/cli/help.h"
 
 namespace flare {
 namespace {
@@ -49,16 +50,20 @@ AttentionCase mixer_case(const AttentionShape& at, DType dtype, const std::strin
 void add_bench_mixer(CLI::App& bench) {
   const auto o = std::make_shared<AttentionBenchOptions>();
   CLI::App* command = bench.add_subcommand("mixer", "The FLARE mixer, forward and forward + backward, against its floors");
-  command->add_option("--shapes", o->shapes,
-                      "comma separated names, or five numbers B,H,D,M,N (default: all; on the CPU listops,image,elasticity)");
+  command
+      ->add_option("--shapes", o->shapes,
+                   "comma separated names, or five numbers B,H,D,M,N (default: all; on the CPU listops,image,elasticity)")
+      ->type_name("LIST");
   command->add_option("--kernel", o->kernel, "auto (the op), or a rung of the reader's ladder, forward only")
       ->capture_default_str()
+      ->type_name("auto|naive|tiled|tensor-core|split-token|final")
       ->check([](const std::string& name) {
         for (const std::string& rung : mixer_rungs())
           if (name == rung) return std::string();
         return name == "auto" ? std::string() : "must be auto, naive, tiled, tensor-core, split-token or final";
       });
   add_attention_options(*command, *o);
+  command->footer(help_footer({"flare bench mixer", "flare bench mixer --shapes listops,darcy --dtype bf16 --json"}));
   command->callback([o] {
     std::vector<AttentionShape> shapes = known_shapes();
     const bool cpu = o->device == "cpu" || (o->device == "auto" && !cuda_available());

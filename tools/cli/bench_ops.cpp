@@ -8,6 +8,7 @@
 #include "autograd/gradcheck.h"
 #include "autograd/op.h"
 #include "tools/cli/bench.h"
+#include "tools/cli/help.h"
 
 namespace flare {
 namespace {
@@ -111,11 +112,13 @@ void bench_ops(const BenchOptions& o) {
 void add_bench_ops(CLI::App& bench) {
   const auto o = std::make_shared<BenchOptions>();
   CLI::App* ops = bench.add_subcommand("ops", "Median time of every op on its samples, wall clock with launch");
-  ops->add_option("--filter", o->filter, "only ops whose name contains this");
-  ops->add_option("--device", o->device, "auto, cpu, cuda or cuda:<index>")->capture_default_str();
+  ops->add_option("--filter", o->filter, "only ops whose name contains this")->type_name("NAME");
+  ops->add_option("--device", o->device, "auto, cpu, cuda or cuda:<index>")->capture_default_str()->type_name("auto|cpu|cuda[:i]");
   ops->add_option("--dtype", o->dtype, "f32 or bf16")->capture_default_str()->check(CLI::IsMember({"f32", "bf16"}));
   ops->add_option("--repeats", o->repeats, "measurements per case")->capture_default_str()->check(CLI::PositiveNumber);
   ops->add_flag("--json", o->json, "one JSON object a line");
+  ops->footer(help_footer({"flare bench ops --device cpu", "flare bench ops --filter softmax --dtype bf16 --json"},
+                          "op, sample, inputs, forward_us, gb_per_s, forward_backward_us"));
   ops->callback([o] { bench_ops(*o); });
 }
 

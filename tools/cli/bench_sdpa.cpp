@@ -5,6 +5,7 @@
 
 #include "ops/sdpa.h"
 #include "tools/cli/bench_attention.h"
+#include "tools/cli/help.h"
 
 namespace flare {
 namespace {
@@ -39,11 +40,14 @@ AttentionCase sdpa_case(const AttentionShape& at, DType dtype) {
 void add_bench_sdpa(CLI::App& bench) {
   const auto o = std::make_shared<AttentionBenchOptions>();
   CLI::App* command = bench.add_subcommand("sdpa", "Softmax attention, forward and forward + backward");
-  command->add_option(
-      "--shapes", o->shapes,
-      "comma separated names d<D>-n<N>, or five numbers B,H,D,queries,keys (default: D 16, 32, 64, N 1024 to 16384; on "
-      "the CPU 2,8,16,1024,1024,2,8,64,1024,1024)");
+  command
+      ->add_option(
+          "--shapes", o->shapes,
+          "comma separated names d<D>-n<N>, or five numbers B,H,D,queries,keys (default: D 16, 32, 64, N 1024 to 16384; on "
+          "the CPU 2,8,16,1024,1024,2,8,64,1024,1024)")
+      ->type_name("LIST");
   add_attention_options(*command, *o);
+  command->footer(help_footer({"flare bench sdpa", "flare bench sdpa --shapes 2,8,64,1024,1024 --dtype f32 --device cpu"}));
   command->callback([o] {
     std::vector<AttentionShape> shapes = known_shapes();
     const bool cpu = o->device == "cpu" || (o->device == "auto" && !cuda_available());

@@ -61,7 +61,7 @@ class SyntheticTask : public Task {
  public:
   SyntheticTask(const Setting& s, const Recipe& recipe, int64_t length) : kind_(s.kind) {
     if (kind_ == SettingKind::points)
-      points_ = std::make_unique<PdeOperator>(recipe.model, s.in_channels, s.out_channels, recipe.seed);
+      points_ = std::make_unique<PdeOperator>(recipe.model, s.in_channels, s.out_channels, recipe.seed, length);
     else
       sequence_ =
           std::make_unique<LraClassifier>(recipe.model, s.vocabulary, length, s.n_classes, kind_ == SettingKind::pair, recipe.seed);

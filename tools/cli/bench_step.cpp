@@ -10,6 +10,7 @@
 #include "core/timer.h"
 #include "tools/cli/bench.h"
 #include "tools/cli/bench_settings.h"
+#include "tools/cli/help.h"
 #include "tools/train/memory_plan.h"
 #include "tools/train/progress.h"
 #include "tools/train/step.h"
@@ -155,12 +156,15 @@ void add_bench_step(CLI::App& bench) {
   const auto o = std::make_shared<StepBenchOptions>();
   CLI::App* command = bench.add_subcommand("step", "Whole training steps of a setting, on synthetic data");
   command->add_option("settings", o->settings, cat("settings (", setting_names(), "), all, or recipe files of such tasks"))
-      ->required();
+      ->required()
+      ->type_name("SETTING");
   command->add_option("--set", o->assignments, "change a key of the recipe: --set train.precision=fp32 (repeatable)")
       ->allow_extra_args(false)
       ->type_name("KEY=VALUE");
   command->add_option("--tokens", o->tokens, "tokens or points of a sample, in place of the setting's")->check(CLI::PositiveNumber);
-  command->add_option("--device", o->device, "auto, cpu, cuda or cuda:<index>")->capture_default_str();
+  command->add_option("--device", o->device, "auto, cpu, cuda or cuda:<index>")
+      ->capture_default_str()
+      ->type_name("auto|cpu|cuda[:i]");
   command->add_option("--repeats", o->samples, "steps measured; fewer once four seconds have passed, at least five")
       ->capture_default_str()
       ->check(CLI::PositiveNumber);
@@ -168,6 +172,8 @@ void add_bench_step(CLI::App& bench) {
   command->add_flag("--no-mask", o->no_mask, "sequences of full length without a mask, where the setting has padding");
   command->add_flag("--no-profile", o->no_profile, "leave out the time by kernel");
   command->add_flag("--json", o->json, "one JSON object a line");
+  command->footer(
+      help_footer({"flare bench step listops", "flare bench step all --json", "flare bench step darcy --device cpu --repeats 1"}));
   command->callback([o] { bench_step(*o); });
 }
 

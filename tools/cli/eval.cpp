@@ -3,12 +3,12 @@
 
 #include "core/file.h"
 #include "core/log.h"
-#include "nn/checkpoint.h"
 #include "tools/cli/commands.h"
-#include "tools/train/evaluate.h"
-#include "tools/train/report.h"
-#include "tools/train/run_folder.h"
+#include "tools/cli/help.h"
+#include "tools/report/report.h"
+#include "tools/train/job_display.h"
 #include "tools/train/signals.h"
+#include "tools/train/trained_model.h"
 
 namespace flare {
 
@@ -16,49 +16,47 @@ void add_eval(CLI::App& app, int& exit_code) {
   struct Options {
     std::string source, weights, split = "test", device = "auto";
     std::vector<std::string> assignments;
-    bool json = false;
+    bool json = false, quiet = false;
   };
   const auto o = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("eval", "Evaluate a run's weights on a split");
-  command->add_option("run", o->source, "run folder, or a recipe with --weights")->required();
-  command->add_option("--weights", o->weights, "safetensors file; the run's best checkpoint when not given");
-  command->add_option("--split", o->split, "split of the data folder")->capture_default_str();
-  command->add_option("--device", o->device, "auto, cpu, cuda or cuda:<index>")->capture_default_str();
+  command->add_option("run", o->source, "run folder, or a recipe with --weights")->required()->type_name("RUN");
+  command->add_option("--weights", o->weights, "safetensors file; the run's best checkpoint when not given")->type_name("FILE");
+  command->add_option("--split", o->split, "split of the data folder")->capture_default_str()->type_name("SPLIT");
+  command->add_option("--device", o->device, "auto, cpu, cuda or cuda:<index>")
+      ->capture_default_str()
+      ->type_name("auto|cpu|cuda[:i]");
   command->add_option("--set", o->assignments, "change a key of the recipe (repeatable)")
       ->allow_extra_args(false)
       ->type_name("KEY=VALUE");
   command->add_flag("--json", o->json, "print one JSON object");
+  command->add_flag("--quiet", o->quiet, "no progress on stderr");
+  command->footer(help_footer(
+      {"flare eval runs/listops-mini", "flare eval runs/listops-mini --split val --json",
+       "flare eval tools/configs/lra/listops-mini.json --weights runs/listops-mini/checkpoints/last/model.safetensors"},
+      "split, score_name, the score under that name, loss, n_samples, weights, step, chosen_by; for classes also majority_class, "
+      "majority_accuracy, by_length, confusion"));
   command->callback([o, &exit_code] {
-    const bool is_run = is_run_folder(o->source);
-    check<ConfigError>(is_run || !o->weights.empty(), o->source,
-                       ": is not a run folder; give --weights FILE.safetensors with a recipe");
-    const Recipe recipe = recipe_of(o->source, o->assignments);
-    const Device device = parse_device(o->device);
-    const PreparedFolder folder = open_data(recipe);
-    const DType dtype = apply_precision(recipe.train.precision);
-    const std::unique_ptr<Task> task = make_task(recipe, folder);
-    const std::string path = o->weights.empty() ? weights_of_run(o->source) : o->weights;
-    const SafeTensors weights = read_safetensors(path);
-    load_parameters(weights.tensors, path, task->model());
-    task->adopt(weights.metadata);
-    task->model().to(device);
-    catch_stop_signals();
-    std::optional<Json> result = evaluate(*task, folder, o->split, evaluation_options(recipe, folder, dtype, device));
+    const TrainedModel model = load_trained(o->source, {o->weights, o->device, o->assignments});
+    catch_stop_signals("after this batch");
+    const JobDisplay display(o->quiet);
+    std::optional<Json> result = evaluate(*model.task, model.folder, o->split, model.options);
     if (!result) {
       exit_code = kExitInterrupted;
       return;
     }
-    (*result)["weights"] = path;
-    if (const auto step = weights.metadata.find("step"); step != weights.metadata.end())
+    (*result)["weights"] = model.weights;
+    if (const auto step = model.metadata.find("step"); step != model.metadata.end())
       (*result)["step"] = std::atoll(step->second.c_str());
-    if (const auto best = weights.metadata.find("best"); best != weights.metadata.end()) (*result)["chosen_by"] = best->second;
+    if (const auto best = model.metadata.find("best"); best != model.metadata.end()) (*result)["chosen_by"] = best->second;
     if (o->json)
       std::printf("%s\n", result->dump().c_str());
     else
-      std::printf("%s       weights %s\n", format_evaluation(*result).c_str(), path.c_str());
-    if (is_run && o->weights.empty() && o->assignments.empty()) {
+      std::printf("%s       weights %s\n", format_evaluation(*result).c_str(), model.weights.c_str());
+    if (model.is_run && o->weights.empty() && o->assignments.empty()) {
       try {
         write_file_atomically(o->source + "/eval-" + o->split + ".json", result->dump(2) + "\n");
+        save_panels(*model.task, model.folder, *result, model.options, o->source);
         write_report(o->source);
       } catch (const DataError& error) {
         log_warning("the run folder was not updated: ", error.what());  // it may be someone else's

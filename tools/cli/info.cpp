@@ -2,6 +2,8 @@
 #include <fstream>
 #include <memory>
 
+#include <unistd.h>
+
 #include <cblas.h>
 #include <fmt/format.h>
 #if defined(FLARE_CUDA)
@@ -11,10 +13,13 @@
 #include "autograd/op.h"
 #include "core/device.h"
 #include "core/parallel.h"
+#include "core/text_table.h"
 #include "datasets/registry.h"
 #include "tools/cli/commands.h"
+#include "tools/cli/help.h"
 #include "tools/train/fields.h"
 #include "tools/train/progress.h"
+#include "tools/train/version.h"
 
 namespace flare {
 namespace {
@@ -29,7 +34,7 @@ std::string processor_name() {
 std::string cuda_version_text(int version) { return fmt::format("{}.{}", version / 1000, version % 1000 / 10); }
 
 Json gather_info() {
-  Json info = {{"version", FLARE_VERSION}};
+  Json info = {{"version", FLARE_VERSION}, {"commit", git_version()}};
   Json& build = info["build"];
   build = {{"compiler", fmt::format("gcc {}", __VERSION__)}, {"cxx", __cplusplus}, {"cuda", cuda_built()}};
 #if defined(__clang__)
@@ -86,6 +91,7 @@ Json gather_info() {
 
 void print_info(const Json& info) {
   std::vector<std::pair<std::string, std::string>> rows;
+  rows.emplace_back("commit", info["commit"].get<std::string>());
   const Json& build = info["build"];
   rows.emplace_back(
       "build", fmt::format("{}, vectors {}, CUDA {}{}", build["compiler"].get<std::string>(), build["vectors"].get<std::string>(),
@@ -102,7 +108,7 @@ void print_info(const Json& info) {
   for (const auto& [name, version] : info["libraries"].items()) rows.emplace_back(name, version.get<std::string>());
   rows.emplace_back("ops", info["ops"].dump());
   rows.emplace_back("datasets", info["datasets"].dump());
-  std::fputs(format_table("flare " + info["version"].get<std::string>(), rows).c_str(), stdout);
+  std::fputs(format_table("flare " + info["version"].get<std::string>(), rows, page_width(STDOUT_FILENO)).c_str(), stdout);
 }
 
 }  // namespace
@@ -111,6 +117,10 @@ void add_info(CLI::App& app, int&) {
   const auto json = std::make_shared<bool>(false);
   CLI::App* command = app.add_subcommand("info", "Devices, build and library versions");
   command->add_flag("--json", *json, "print one JSON object");
+  command->footer(
+      help_footer({"flare info", "flare info --json"},
+                  "version, build, libraries, cpu (name, threads), gpus (index, name, sm, multiprocessors, memory_bytes, "
+                  "free_bytes, driver, runtime), ops, datasets"));
   command->callback([json] {
     const Json info = gather_info();
     if (*json)

@@ -9,7 +9,9 @@
 #include "core/check.h"
 #include "core/log.h"
 #include "tools/cli/commands.h"
+#include "tools/cli/help.h"
 #include "tools/train/fields.h"
+#include "tools/train/version.h"
 
 namespace {
 
@@ -44,15 +46,24 @@ void check_command_word(CLI::App& app, int argc, char** argv, int at) {
 int run(int argc, char** argv) {
   int exit_code = 0;
   CLI::App app("FLARE: Fast Low-rank Attention Routing Engine", "flare");
-  app.set_version_flag("--version", "flare " FLARE_VERSION);
+  app.set_version_flag("--version", std::string("flare " FLARE_VERSION " (commit ") + flare::git_version() + ")");
   app.require_subcommand(1);
+  app.formatter(flare::help_formatter());
   app.failure_message([](const CLI::App*, const CLI::Error&) { return std::string(); });
   flare::add_train(app, exit_code);
   flare::add_eval(app, exit_code);
   flare::add_predict(app, exit_code);
+  flare::add_analyze(app, exit_code);
+  flare::add_report(app, exit_code);
+  flare::add_compare(app, exit_code);
   flare::add_data(app, exit_code);
   flare::add_bench(app, exit_code);
   flare::add_info(app, exit_code);
+  flare::add_completion(app, exit_code);
+  flare::group_commands(app);
+  app.footer(
+      flare::help_footer({"flare train tools/configs/lra/listops-mini.json", "flare train --help", "flare completion bash"}));
+  if (argc == 1) std::fputs(flare::overview(app).c_str(), stderr);
   check_command_word(app, argc, argv, 1);
   try {
     app.parse(argc, argv);

@@ -3,7 +3,8 @@
 
 Every case holds a configuration, weights (float32 values), inputs, the output, the loss, all gradients and the losses of ten AdamW
 steps under OneCycleLR, computed in float64. The attention arithmetic is cross-checked here against explicit weight matrices in
-numpy. Needs Python 3, numpy and PyTorch 1.13 or newer:   python3 tools/golden/make_golden.py [folder]
+numpy. Needs Python 3, numpy and PyTorch 1.13 or newer:   python3 tools/golden/make_golden.py [folder [name...]]
+With names, only those files are written.
 """
 import json
 import math
@@ -38,7 +39,7 @@ class Net:
     """A model as a function of named weights: `make` creates each on first use, later calls look it up."""
 
     def __init__(self, config, seed):
-        self.config, self.weights, self.decays = config, {}, {}
+        self.config, self.weights, self.decays, self.buffers = config, {}, {}, {}
         self.random = torch.Generator().manual_seed(seed)
 
     def make(self, name, shape, sigma, mean=0.0, decay=False):
@@ -47,6 +48,11 @@ class Net:
             self.weights[name] = value.float().double().requires_grad_()  # float32 values, so that the file holds them exactly
             self.decays[name] = decay
         return self.weights[name]
+
+    def buffer(self, name, shape):
+        if name not in self.buffers:
+            self.buffers[name] = torch.randn(shape, generator=self.random, dtype=torch.float64).float().double()
+        return self.buffers[name]
 
     def linear(self, name, x, n_out, bias=True):
         n_in = x.shape[-1]
@@ -104,10 +110,18 @@ class Net:
         width = n_channels // n_heads
         scale = c["scale"] or (1.0 if kind == "flare" else width**-0.5)
         per_head = (lambda key, t: self.norm(f"{name}.{key}", t)) if c["qk_norm"] else (lambda key, t: t)
-        if kind == "softmax":
+        if kind in ("softmax", "linear", "linformer", "performer"):
             q, k, v = (self.heads(t) for t in self.linear(name + ".qkv_proj", x, 3 * n_channels, c["qkv_bias"]).chunk(3, -1))
-            q, k = self.rotate(per_head("q_norm", q)), self.rotate(per_head("k_norm", k))
-            return self.linear(name + ".out_proj", self.merge(attend(q, k, v, scale, mask)), n_channels)
+            q, k = per_head("q_norm", q), per_head("k_norm", k)
+            if kind == "softmax":
+                y = attend(self.rotate(q), self.rotate(k), v, scale, mask)
+            elif kind == "linear":
+                y = self.linear_attention(q, k, v, mask)
+            elif kind == "linformer":
+                y = self.linformer(name, self.rotate(q), self.rotate(k), v, scale, mask)
+            else:
+                y = self.performer(name, self.rotate(q), self.rotate(k), v, scale, mask)
+            return self.linear(name + ".out_proj", self.merge(y), n_channels)
         if kind == "flare":
             q = self.make(name + ".latent_q", (n_channels, n_latents), 0.7).reshape(1, n_heads, n_latents, width)
             hidden = int(n_channels * c["kv_ratio"])
@@ -122,6 +136,27 @@ class Net:
         q, k = per_head("q_norm", q), self.rotate(per_head("k_norm", k))
         y = flare_mixer(q.expand(x.shape[0], -1, -1, -1), k, v, scale, mask)
         return self.linear(out, self.merge(y), n_channels)
+
+    # The baselines, with every matrix N x N written out: no sum is taken in the order that makes them cheap.
+    def linear_attention(self, q, k, v, mask):
+        q, k = F.elu(q) + 1, F.elu(k) + 1
+        weights = masked(self.rotate(q) @ self.rotate(k).transpose(-1, -2), mask)
+        return weights / masked(q @ k.transpose(-1, -2), mask).sum(-1, keepdim=True) @ v
+
+    def linformer(self, name, q, k, v, scale, mask):
+        c = self.config
+        longest = c["n_points"] if c["model"] == "operator" else c["max_length"] + (c["pool"] == "cls")
+        e, f = (self.make(f"{name}.{key}", (c["latents"], longest), longest**-0.5, decay=True) for key in ("e_proj", "f_proj"))
+        n = q.shape[2]
+        keep = torch.ones(q.shape[0], n) if mask is None else mask.double()
+        shorten = lambda weight, t: torch.einsum("mn,bn,bhnd->bhmd", weight[:, :n], keep, t)
+        return attend(q, shorten(e, k), shorten(f, v), scale)
+
+    def performer(self, name, q, k, v, scale, mask):
+        omega = self.buffer(name + ".random_features", (self.config["latents"], q.shape[-1]))
+        features = lambda t: torch.exp(t @ omega.T - (t * t).sum(-1, keepdim=True) / 2) / math.sqrt(omega.shape[0])
+        weights = masked(features(q * math.sqrt(scale)) @ features(k * math.sqrt(scale)).transpose(-1, -2), mask)
+        return weights / weights.sum(-1, keepdim=True) @ v
 
     def block(self, name, x, mask):
         c = self.config
@@ -203,6 +238,10 @@ def attend(q, k, v, scale, mask=None):
     return weights / weights.sum(-1, keepdim=True) @ v
 
 
+def masked(weights, mask):
+    return weights if mask is None else weights * mask.double()[:, None, None, :]
+
+
 def flare_mixer(q, k, v, scale, mask=None):
     y = attend(k, q, attend(q, k, v, scale, mask), scale)
     y = y if mask is None else y * mask.double()[:, None, :, None]
@@ -230,6 +269,7 @@ BASE = dict(mixer="flare", blocks=2, channels=16, heads=4, latents=8, kv_layers=
             compat=dict(rope_as_shipped=False, no_mask=False))
 LRA = dict(BASE, model="classifier", vocab=11, max_length=26, n_classes=5, two_towers=False)
 PDE = dict(BASE, model="operator", position="none", in_channels=3, out_channels=2)
+SMALL = dict(blocks=1, channels=8, heads=2, latents=6, ffn="plain")
 CASES = {
     "lra_flare": LRA,
     "lra_flarepp": dict(LRA, mixer="flare++"),
@@ -242,6 +282,14 @@ CASES = {
     "pde_flare": dict(PDE, kv_layers=2, ffn_layers=2, heads=2),
     "pde_flarepp": dict(PDE, mixer="flare++", masked=True),
     "pde_softmax": dict(PDE, mixer="softmax", ffn="plain", ffn_ratio=2.0, qkv_bias=False),
+    "lra_linear": dict(LRA, **SMALL, mixer="linear"),
+    "lra_linear_rope": dict(LRA, **SMALL, mixer="linear", position="rope", qk_norm=True, pool="max"),
+    "lra_linformer": dict(LRA, **SMALL, mixer="linformer", pool="cls", n_classes=2),
+    "lra_linformer_rope": dict(LRA, **SMALL, mixer="linformer", position="rope", qk_norm=True, norm="rms"),
+    "lra_performer": dict(LRA, **SMALL, mixer="performer"),
+    "lra_performer_rope": dict(LRA, **SMALL, mixer="performer", position="rope", qk_norm=True, norm="rms", scale=0.7),
+    "pde_linformer": dict(PDE, **SMALL, mixer="linformer", n_points=24, qkv_bias=False),
+    "pde_performer": dict(PDE, **SMALL, mixer="performer", masked=True),
 }
 TRAIN = dict(lr=4e-3, weight_decay=0.05, beta2=0.98, eps=1e-8, clip_norm=1.0, steps=10, warmup=0.3, div_factor=1e4, final_div_factor=1e-2)
 
@@ -290,6 +338,7 @@ def make_case(name, config, seed):
     loss.backward()
     tensors = {"input." + k: (v.detach().float() if v.dtype == torch.float64 else v) for k, v in inputs.items()}
     tensors.update({"param." + k: w.detach().float() for k, w in net.weights.items()})
+    tensors.update({"buffer." + k: w.float() for k, w in net.buffers.items()})
     tensors.update({"grad." + k: w.grad.clone() for k, w in net.weights.items()})
     if "x" in inputs:
         tensors["input_grad.x"] = inputs["x"].grad.clone()
@@ -366,9 +415,12 @@ def make_optimizers():
 def main():
     folder = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else pathlib.Path(__file__).resolve().parents[2] / "tests" / "golden"
     folder.mkdir(parents=True, exist_ok=True)
+    wanted = sys.argv[2:] or [*CASES, "optimizers"]
     for seed, (name, config) in enumerate(CASES.items()):
-        write_safetensors(folder / (name + ".safetensors"), *make_case(name, config, seed))
-    write_safetensors(folder / "optimizers.safetensors", *make_optimizers())
+        if name in wanted:
+            write_safetensors(folder / (name + ".safetensors"), *make_case(name, config, seed))
+    if "optimizers" in wanted:
+        write_safetensors(folder / "optimizers.safetensors", *make_optimizers())
     total = sum(f.stat().st_size for f in folder.glob("*.safetensors"))
     print(f"{folder}: {total} bytes")
 

@@ -2,6 +2,9 @@
 
 #include <fmt/format.h>
 
+#include "core/file.h"
+#include "core/job.h"
+#include "core/log.h"
 #include "tools/train/signals.h"
 
 namespace flare {
@@ -43,6 +46,7 @@ std::optional<Json> evaluate(Task& task, const PreparedFolder& folder, const std
   const std::unique_ptr<Meter> meter = task.new_meter();
   const NoGrad no_grad;
   const int64_t n_batches = loader.batches_per_epoch();
+  Job job(cat("evaluating ", split), folder.count(split), "samples");
   for (int64_t i = 0; i < n_batches; ++i) {
     if (stop_requested()) return std::nullopt;
     const Batch batch = loader.next();
@@ -50,6 +54,7 @@ std::optional<Json> evaluate(Task& task, const PreparedFolder& folder, const std
     context.training = false;
     context.dtype = options.dtype;
     meter->add(batch, task.forward(to_device(batch, options.device), context));
+    job.advance(batch.n_samples);
     if (options.on_batch) options.on_batch(i + 1, n_batches);
   }
   Json result = {{"split", split}, {"score_name", task.score_name()}};
@@ -64,6 +69,41 @@ std::optional<Json> evaluate(Task& task, const PreparedFolder& folder, const std
     }
   }
   return result;
+}
+
+void save_panels(Task& task, const PreparedFolder& folder, const Json& result, const EvaluationOptions& options,
+                 const std::string& run) {
+  const std::string split = result.value("split", "");
+  LoaderOptions loading;
+  loading.batch_size = 1;
+  loading.shuffle = false;
+  loading.drop_last = false;
+  loading.pad_to = options.pad_to;
+  loading.prefetch = false;
+  Loader loader(folder, split, loading);
+  const NoGrad no_grad;
+  for (const char* which : {"best", "median", "worst"}) {
+    const auto found = result.find(which);
+    if (found == result.end()) continue;
+    const auto sample = found->value("sample", int64_t{0});
+    loader.seek(sample);
+    const Batch batch = loader.next();
+    Context context;
+    context.dtype = options.dtype;
+    const Json& error = (*found)["relative_l2"];
+    const std::string picture =
+        task.draw(batch, task.forward(to_device(batch, options.device), context),
+                  fmt::format("{}, {} sample {} ({}): relative L2 {}", folder.info().name, split, sample, which,
+                              error.is_number() ? fmt::format("{:.4g}", error.get<double>()) : "not finite"));
+    if (picture.empty()) return;
+    try {
+      make_directories(run + "/panels");
+      write_file_atomically(fmt::format("{}/panels/{}-{}.png", run, split, which), picture);
+    } catch (const DataError& problem) {
+      log_warning("no picture of the ", which, " sample: ", problem.what());
+      return;
+    }
+  }
 }
 
 std::string format_evaluation(const Json& e) {

@@ -20,6 +20,11 @@ struct EvaluationOptions {
 /// when a stop was asked for meanwhile.
 std::optional<Json> evaluate(Task& task, const PreparedFolder& folder, const std::string& split, const EvaluationOptions& options);
 
+/// Draws the best, the median and the worst sample of an evaluation, `result`, of a task that has pictures, to
+/// <run>/panels/<split>-{best,median,worst}.png. What cannot be written is a warning: the result stands.
+void save_panels(Task& task, const PreparedFolder& folder, const Json& result, const EvaluationOptions& options,
+                 const std::string& run);
+
 /// Options for evaluating by a recipe.
 EvaluationOptions evaluation_options(const Recipe& recipe, const PreparedFolder& folder, DType dtype, Device device);
 /// The length every batch is padded to: 0 for its longest sample, or the longest there can be.

@@ -2,19 +2,24 @@
 /// loss and score are taken on decoded fields, in the data's own units. The scales belong to the weights: a checkpoint carries
 /// them, and they win over those of the data folder.
 #include <algorithm>
+#include <cmath>
+#include <limits>
 
+#include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
 #include "nn/models/pde_operator.h"
 #include "ops/loss.h"
 #include "ops/pointwise.h"
 #include "ops/shaping.h"
+#include "tools/fields/panels.h"
 #include "tools/train/task.h"
 
 namespace flare {
 namespace {
 
 constexpr const char* kMetadataKey = "normalisation";
+constexpr size_t kMostErrors = 10000;  // listed in an evaluation, one a sample
 
 /// (value - mean)/std and back, per channel of [B,N,C]; the constants follow the device of what they meet.
 class Scaling {
@@ -95,16 +100,25 @@ class FieldMeter : public Meter {
     if (n == 0) return {{"loss", 0.0}, {"relative_l2", 0.0}, {"n_samples", 0}};
     std::vector<size_t> order(n);
     for (size_t i = 0; i < n; ++i) order[i] = i;
-    std::sort(order.begin(), order.end(), [&](size_t a, size_t b) { return errors_[a] < errors_[b]; });
+    const auto badness = [&](size_t i) { return std::isnan(errors_[i]) ? std::numeric_limits<double>::infinity() : errors_[i]; };
+    std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return badness(a) < badness(b); });
     double sum = 0;
     for (const double e : errors_) sum += e;
     Json out = {{"loss", loss_ / static_cast<double>(n)}, {"relative_l2", sum / static_cast<double>(n)}, {"n_samples", n}};
     for (const auto& [name, at] : {std::pair<const char*, size_t>{"best", 0}, {"median", n / 2}, {"worst", n - 1}})
       out[name] = {{"sample", order[at]}, {"relative_l2", errors_[order[at]]}};
+    for (const int percent : {5, 25, 50, 75, 95}) {
+      const auto at = static_cast<size_t>(std::lround(percent / 100.0 * static_cast<double>(n - 1)));
+      out["quantiles"][fmt::format("q{:02}", percent)] = rounded(errors_[order[at]]);
+    }
+    for (size_t i = 0; i < std::min(n, kMostErrors); ++i) out["errors"].push_back(rounded(errors_[i]));
     return out;
   }
 
  private:
+  /// To six significant digits.
+  static double rounded(double x) { return std::isfinite(x) ? std::stod(fmt::format("{:.6g}", x)) : x; }
+
   Loss loss_of_;
   double loss_ = 0;
   std::vector<double> errors_;
@@ -121,7 +135,10 @@ class FieldRegression : public Task {
                        "task.derivative_weight: ", folder.path(), " states no 2-D grid, so there are no derivatives; set it to 0");
     x_ = Scaling("x", info_, in_);
     y_ = Scaling("y", info_, out_);
-    model_ = std::make_unique<PdeOperator>(recipe.model, in_, out_, recipe.seed);
+    for (const FieldInfo& f : info_.fields)
+      if (f.name == "x" && !f.ragged) n_points_ = f.shape[0];
+    model_ = std::make_unique<PdeOperator>(recipe.model, in_, out_, recipe.seed, n_points_);
+    if (!find_mixer(recipe.model.mixer).per_position) n_points_ = 0;
   }
 
   Module& model() override { return *model_; }
@@ -146,10 +163,21 @@ class FieldRegression : public Task {
   Tensor predict(const Tensor& rows, Context& context, Device device) override {
     check<DataError>(rows.ndim() == 3 && rows.size(2) == in_ && is_float(rows.dtype()), "input: expected floats [n,N,", in_,
                      "] in the units of ", info_.name, ", got ", rows.dtype(), " ", rows.shape());
+    check<DataError>(n_points_ == 0 || rows.size(1) == n_points_, "input: samples of ", rows.size(1), " points; the model takes ",
+                     n_points_, ", since its mixer has weights for each point");
     Batch batch;
     batch.n_samples = rows.size(0);
     batch.x = to_device(contiguous(cast_to(rows, DType::f32)), device);
     return cast_to(to_device(forward(batch, context), Device::cpu), DType::f32);
+  }
+
+  std::string draw(const Batch& sample, const Tensor& output, const std::string& title) const override {
+    int64_t points = sample.x.size(1);
+    if (sample.mask) {
+      points = 0;
+      for (int64_t p = 0; p < sample.mask.numel(); ++p) points += sample.mask.item(p) != 0;
+    }
+    return encode_png(draw_panels(field_sample(info_, sample.x, output, sample.y, 0, points), title).canvas);
   }
 
   std::map<std::string, std::string> metadata() const override {
@@ -188,6 +216,7 @@ class FieldRegression : public Task {
   DatasetInfo info_;
   double derivative_weight_;
   int64_t in_ = 0, out_ = 0;
+  int64_t n_points_ = 0;  // that every sample must have; 0: any
   Scaling x_, y_;
   std::unique_ptr<PdeOperator> model_;
 };

@@ -69,12 +69,6 @@ Batch slice_batch(const Batch& batch, int64_t start, int64_t n) {
   return out;
 }
 
-std::vector<NamedTensor> named_values(const std::vector<Parameter>& parameters) {
-  std::vector<NamedTensor> out;
-  for (const Parameter& p : parameters) out.push_back({p.name, p.value});
-  return out;
-}
-
 void load_values(const std::vector<NamedTensor>& targets, const std::vector<NamedTensor>& source, const std::string& where) {
   std::map<std::string, const Tensor*> by_name;
   for (const NamedTensor& t : source) by_name[t.name] = &t.value;

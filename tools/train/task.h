@@ -43,6 +43,9 @@ class Task {
   virtual std::unique_ptr<Meter> new_meter() const = 0;
   /// Rows of the form that the task reads from a .npy file -> rows of output on the CPU. DataError on values the model cannot take.
   virtual Tensor predict(const Tensor& rows, Context& context, Device device) = 0;
+  /// A picture (PNG) of one sample: a batch of one as the loader gave it, the output for it, and the title. "" when the task has
+  /// none.
+  virtual std::string draw(const Batch& /*sample*/, const Tensor& /*output*/, const std::string& /*title*/) const { return {}; }
   /// What must travel with the weights beside the parameters, such as the scales of the data; written into checkpoints.
   virtual std::map<std::string, std::string> metadata() const { return {}; }
   /// Takes it back from a checkpoint's metadata, other keys ignored. DataError when it is damaged.
@@ -66,7 +69,6 @@ Batch to_device(const Batch& batch, Device device);
 /// Samples [start, start+n) of a batch, copied.
 Batch slice_batch(const Batch& batch, int64_t start, int64_t n);
 
-std::vector<NamedTensor> named_values(const std::vector<Parameter>& parameters);
 /// Copies tensors into `targets` by name. DataError naming the first tensor that is missing, unknown, or of another shape.
 void load_values(const std::vector<NamedTensor>& targets, const std::vector<NamedTensor>& source, const std::string& where);
 int64_t count_elements(const std::vector<Parameter>& parameters);

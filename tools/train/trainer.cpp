@@ -2,17 +2,21 @@
 
 #include <cstdio>
 
+#include <unistd.h>
+
 #include <fmt/format.h>
 
 #include "core/allocator.h"
 #include "core/file.h"
 #include "core/log.h"
 #include "core/parallel.h"
+#include "core/text_table.h"
 #include "nn/checkpoint.h"
 #include "ops/pointwise.h"
+#include "tools/report/report.h"
 #include "tools/train/diagnose.h"
-#include "tools/train/report.h"
 #include "tools/train/signals.h"
+#include "tools/train/summary.h"
 
 namespace flare {
 namespace {
@@ -55,6 +59,7 @@ Trainer::Trainer(const Recipe& recipe, const PreparedFolder& folder, Device devi
   check<DataError>(folder_.has_split("train"), folder_.path(), ": has no split train");
   check<DataError>(folder_.count("train") >= t.batch_size, folder_.path(), ": split train has ", folder_.count("train"),
                    " samples, fewer than train.batch_size ", t.batch_size);
+  progress_.note("reading the data and planning memory");
   plan_ = plan_memory(make_task(recipe_, folder_), recipe_, sample_of(folder_), longest_sample(recipe_, folder_),
                       usable_memory(device_, gpu_));
   task_->model().to(device_);
@@ -71,15 +76,17 @@ Trainer::Trainer(const Recipe& recipe, const PreparedFolder& folder, Device devi
   loader_ = std::make_unique<Loader>(folder_, "train", loading);
   train_step_ = std::make_unique<TrainStep>(*task_, *optimizer_, device_,
                                             StepOptions{t.accumulate, dtype_, recipe_.seed, graph, plan_.recompute});
+  progress_.clear();
 }
 
-std::string Trainer::describe() const {
+std::string Trainer::device_text() const {
+  if (device_ != Device::cuda) return fmt::format("cpu, {} threads", thread_count());
+  const CudaInfo gpu = cuda_info(gpu_);
+  return fmt::format("cuda, {} (sm_{}, {})", gpu.name, gpu.sm, format_bytes(gpu.memory_bytes));
+}
+
+std::string Trainer::describe(int width) const {
   const TrainConfig& t = recipe_.train;
-  std::string where = fmt::format("cpu, {} threads", thread_count());
-  if (device_ == Device::cuda) {
-    const CudaInfo gpu = cuda_info(gpu_);
-    where = fmt::format("cuda, {} (sm_{}, {})", gpu.name, gpu.sm, format_bytes(gpu.memory_bytes));
-  }
   std::string splits;
   for (const auto& [split, count] : folder_.info().splits)
     splits += fmt::format("{}{} {}", splits.empty() ? "" : ", ", split, count);
@@ -92,21 +99,23 @@ std::string Trainer::describe() const {
   const double epochs =
       static_cast<double>(t.steps * t.accumulate) / static_cast<double>(std::max<int64_t>(loader_->batches_per_epoch(), 1));
   return format_table(
-      "run", {
-                 {"folder", run_ ? run_->path() : "-"},
-                 {"device", where},
-                 {"data", fmt::format("{} ({}: {})", folder_.path(), folder_.info().name, splits)},
-                 {"model", fmt::format("{}, {} blocks, {} channels, {} heads, {} latents; {} parameters", text("model.mixer"),
-                                       text("model.blocks"), text("model.channels"), text("model.heads"), text("model.latents"),
-                                       count_elements(task_->parameters()))},
-                 {"precision", t.precision},
-                 {"execution", train_step_->captures() ? "steps captured into CUDA graphs" : "op by op"},
-                 {"steps", fmt::format("{} of {} x {} samples ({:.2f} epochs)", t.steps, t.batch_size, t.accumulate, epochs)},
-                 {"optimizer", fmt::format("{}, lr {}, weight decay {}, schedule {}, clip {}", text("optim.name"), text("optim.lr"),
-                                           text("optim.weight_decay"), text("optim.schedule.name"), t.clip_norm)},
-                 {"memory", plan_.text()},
-                 {"seed", std::to_string(recipe_.seed)},
-             });
+      "run",
+      {
+          {"folder", run_ ? run_->path() : "-"},
+          {"device", device_text()},
+          {"data", fmt::format("{} ({}: {})", folder_.path(), folder_.info().name, splits)},
+          {"model",
+           fmt::format("{}, {} blocks, {} channels, {} heads, {} latents; {} parameters", text("model.mixer"), text("model.blocks"),
+                       text("model.channels"), text("model.heads"), text("model.latents"), count_elements(task_->parameters()))},
+          {"precision", t.precision},
+          {"execution", train_step_->captures() ? "steps captured into CUDA graphs" : "op by op"},
+          {"steps", fmt::format("{} of {} x {} samples ({:.2f} epochs)", t.steps, t.batch_size, t.accumulate, epochs)},
+          {"optimizer", fmt::format("{}, lr {}, weight decay {}, schedule {}, clip {}", text("optim.name"), text("optim.lr"),
+                                    text("optim.weight_decay"), text("optim.schedule.name"), t.clip_norm)},
+          {"memory", plan_.text()},
+          {"seed", std::to_string(recipe_.seed)},
+      },
+      width);
 }
 
 void Trainer::train_step() {
@@ -240,7 +249,9 @@ bool Trainer::validate() {
 bool Trainer::run_steps() {
   const TrainConfig& t = recipe_.train;
   try {
-    window_start_ = Clock::now();
+    seconds_before_ = recorded_seconds(run_->path());
+    window_start_ = started_ = Clock::now();
+    const int64_t first_report = (step_ / t.log_every + 1) * t.log_every;
     const auto aside = [&](const auto& body) {  // evaluation and saving do not count as step time
       compute_stream(device_).synchronize();
       seconds_ += seconds_since(window_start_);
@@ -259,6 +270,7 @@ bool Trainer::run_steps() {
         const bool done = aside([&] {
           check_numbers();
           if (!validate()) return false;
+          write_summary(false);
           write_report(run_->path());
           return true;
         });
@@ -269,6 +281,7 @@ bool Trainer::run_steps() {
         return false;
       }
       if (step_ == t.steps) return true;
+      progress_.step(step_, t.steps, first_report);
       train_step();
       validated_ = step_ % t.eval_every != 0 && step_ != t.steps;
       const bool saves = validated_ && step_ % t.checkpoint_every == 0;
@@ -322,25 +335,27 @@ std::optional<Json> Trainer::test() {
                         {task_->score_name(), (*result)[task_->score_name()]},
                         {"weights_of_step", at}});
   write_file_atomically(run_->file("eval-test.json"), result->dump(2) + "\n");
+  save_panels(*task_, folder_, *result, evaluation_options(recipe_, folder_, dtype_, device_), run_->path());
   return result;
 }
 
-int train(const TrainOptions& options) {
+TrainOutcome run_training(const TrainOptions& options) {
   const Device device = parse_device(options.device);
   const PreparedFolder folder = open_data(options.recipe);
   const size_t colon = options.device.find(':');
   const int gpu = colon == std::string::npos ? 0 : std::atoi(options.device.c_str() + colon + 1);
   Trainer trainer(options.recipe, folder, device, options.quiet, options.graph, gpu);
   const auto show = [&] {
-    if (!options.quiet || options.dry_run) std::fputs(trainer.describe().c_str(), stderr);
+    const int width = terminal_columns(STDERR_FILENO, 0);
+    if (!options.quiet || options.dry_run) std::fputs(trainer.describe(width).c_str(), stderr);
   };
   if (options.dry_run) {
     show();
-    return 0;
+    return {};
   }
   const RunFolder run =
       options.resume ? RunFolder::resume(options.run, options.recipe) : RunFolder::create(options.run, options.recipe);
-  trainer.attach(run);
+  trainer.attach(run, options.recipe_name);
   set_log_file(run.file("log.txt"));
   catch_stop_signals();
   show();
@@ -351,21 +366,37 @@ int train(const TrainOptions& options) {
     else
       log_info("--resume: ", run.path(), " has no checkpoint yet; starting from step 0");
   }
-  const auto interrupted = [&] {
-    log_info("stopped after step ", trainer.step(), ", saved; continue with --resume --run ", run.path());
-    write_report(run.path());
-    return kExitInterrupted;
-  };
-  if (!trainer.run_steps()) return interrupted();
-  const std::optional<Json> result = trainer.test();
-  if (!result && stop_requested()) return interrupted();
-  if (result) {
-    std::fputs(format_evaluation(*result).c_str(), stdout);
-    std::printf("       weights of %s\n", (*result)["chosen_by"].get<std::string>().c_str());
+  bool finished = trainer.run_steps();
+  std::optional<Json> result;
+  if (finished) {
+    result = trainer.test();
+    finished = result || !stop_requested();
   }
+  if (!finished) log_info("stopped after step ", trainer.step(), ", saved; continue with --resume --run ", run.path());
+  trainer.write_summary(finished);
   write_report(run.path());
-  std::printf("       report %s\n", run.file("report.html").c_str());
-  return 0;
+  TrainOutcome outcome{finished ? 0 : kExitInterrupted,
+                       {{"run", run.path()},
+                        {"seed", options.recipe.seed},
+                        {"steps", options.recipe.train.steps},
+                        {"finished", finished},
+                        {"step", trainer.step()},
+                        {"report", run.file("report.html")}}};
+  if (result) outcome.summary["test"] = std::move(*result);
+  return outcome;
+}
+
+int train(const TrainOptions& options) {
+  const TrainOutcome outcome = run_training(options);
+  const Json& summary = outcome.summary;
+  if (options.json && !options.dry_run) std::printf("%s\n", summary.dump().c_str());
+  if (options.json || summary.empty() || !summary["finished"].get<bool>()) return outcome.exit_code;
+  if (summary.contains("test")) {
+    std::fputs(format_evaluation(summary["test"]).c_str(), stdout);
+    std::printf("       weights of %s\n", summary["test"]["chosen_by"].get<std::string>().c_str());
+  }
+  std::printf("       report %s\n", summary["report"].get<std::string>().c_str());
+  return outcome.exit_code;
 }
 
 }  // namespace flare

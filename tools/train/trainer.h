@@ -16,16 +16,26 @@
 namespace flare {
 
 struct TrainOptions {
-  Recipe recipe;  // with the version that config.json is to carry
+  Recipe recipe;            // with the version that config.json is to carry
+  std::string recipe_name;  // of its file, for summary.json; "": not known
   std::string run;
   std::string device = "auto";
-  bool resume = false, quiet = false, dry_run = false, graph = true;
+  bool resume = false, quiet = false, dry_run = false, graph = true, json = false;
+};
+
+/// How a run ended: 0, or 130 after a signal (saved), and what there is to say of it: run, seed, steps, finished, step, report, and
+/// `test`, the evaluation of the test split, if there is one.
+struct TrainOutcome {
+  int exit_code = 0;
+  Json summary = Json::object();
 };
 
 /// Trains by a recipe into a run folder: batches, steps, metrics, evaluation on the validation split, checkpoints; then the test
-/// split with the weights that validated best. Results go to stdout, progress to stderr. Returns 0, or 130 after a signal (saved).
+/// split with the weights that validated best. Progress goes to stderr, nothing to stdout.
 /// The losses, the metrics and the weights repeat bit for bit for one seed and device, whether or not the run was killed and
 /// resumed in between.
+TrainOutcome run_training(const TrainOptions& options);
+/// The same, with the results on stdout: as text, or the summary as one JSON object. Returns the exit code.
 int train(const TrainOptions& options);
 
 /// One run. A step leaves nothing for the host to wait for: loss and score are summed on the device; at log points they are asked
@@ -36,9 +46,12 @@ class Trainer {
   /// fit. graph: replay captured steps on CUDA, which changes no bit; gpu: the index of the CUDA device in use.
   Trainer(const Recipe& recipe, const PreparedFolder& folder, Device device, bool quiet, bool graph = true, int gpu = 0);
   /// The folder to write into; call before restore and run_steps. It must outlive the trainer.
-  void attach(const RunFolder& run) { run_ = &run; }
+  void attach(const RunFolder& run, const std::string& recipe_name = "") {
+    run_ = &run;
+    recipe_name_ = recipe_name;
+  }
   /// The table shown before step 1.
-  std::string describe() const;
+  std::string describe(int width = 0) const;
   /// Continues from checkpoints/last; false when there is none.
   bool restore();
   /// Steps until the end or a stop; false when stopped. Throws NumericError (naming step, lr and the first bad tensor) and
@@ -46,10 +59,14 @@ class Trainer {
   bool run_steps();
   /// Loads the best weights into the model and evaluates the test split; nothing when stopped or when there is no such split.
   std::optional<Json> test();
+  /// Writes summary.json: what metrics.jsonl and config.json do not say (device, commit, data, parameters, wall time of all
+  /// processes that trained this run, best score). Nothing is read back but the time and the recipe's name.
+  void write_summary(bool finished) const;
   int64_t step() const { return step_; }
   std::vector<Parameter> parameters() const { return task_->parameters(); }
 
  private:
+  std::string device_text() const;
   void train_step();
   void log_point(bool now);
   void finish_reports(bool wait);
@@ -59,12 +76,15 @@ class Trainer {
   [[noreturn]] void fail_not_finite(int64_t bad);
   [[noreturn]] void fail_out_of_memory(const OutOfMemory& error);
   std::optional<Json> evaluate_split(const std::string& split, const std::string& note);
+  /// The averages with the model's buffers beside them: a whole model. Live.
+  std::vector<NamedTensor> averages();
   bool averages_weights() const { return recipe_.train.ema_decay > 0; }
 
   Recipe recipe_;
   PreparedFolder folder_;
   Device device_;
   const RunFolder* run_ = nullptr;
+  std::string recipe_name_;
   int gpu_;
   DType dtype_;
   std::unique_ptr<Task> task_;
@@ -82,7 +102,8 @@ class Trainer {
   int64_t n_batches_ = 0, n_samples_ = 0, n_tokens_ = 0;
   int64_t steps_timed_ = 0, tokens_timed_ = 0;  // in this process, unlike n_tokens_
   double seconds_ = 0, data_seconds_ = 0;
-  std::chrono::steady_clock::time_point window_start_;
+  std::chrono::steady_clock::time_point window_start_, started_;
+  double seconds_before_ = 0;  // wall time of the processes before this one
   struct PendingReport {
     StepReport report;
     int64_t n_batches, n_samples;

@@ -19,10 +19,16 @@ std::vector<NamedTensor> named(const std::vector<std::pair<std::string, Tensor>>
 
 }  // namespace
 
+std::vector<NamedTensor> Trainer::averages() {
+  std::vector<NamedTensor> all = named(optimizer_->ema());
+  for (const NamedTensor& buffer : task_->model().buffers()) all.push_back(buffer);
+  return all;
+}
+
 void Trainer::save(const std::string& name) {
   CheckpointFiles files;
-  files.model = named_values(task_->parameters());
-  if (averages_weights()) files.ema = named(optimizer_->ema());
+  files.model = task_->model().state();
+  if (averages_weights()) files.ema = averages();
   files.trainer = named(optimizer_->state(), "optimizer.");
   const auto add = [&](const char* key, const Tensor& value) { files.trainer.push_back({std::string("trainer.") + key, value}); };
   add("step", one_integer(step_));
@@ -63,7 +69,7 @@ bool Trainer::restore() {
                 ": from here on the numbers differ in the last bits from a run on one device");
   load_parameters(files->model, where + "/model.safetensors", task_->model());
   task_->adopt(files->metadata);
-  if (averages_weights()) load_values(named(optimizer_->ema()), files->ema, where + "/ema.safetensors");
+  if (averages_weights()) load_values(averages(), files->ema, where + "/ema.safetensors");
   // Everything is read into host variables through the same checks as the weights.
   Tensor step = one_integer(0), position = one_integer(0), epoch = one_integer(0), validated = one_integer(0),
          best_step = one_integer(0);

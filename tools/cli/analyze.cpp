@@ -1,0 +1,68 @@
+#include <algorithm>
+#include <cstdio>
+#include <memory>
+
+#include <fmt/format.h>
+
+#include "core/file.h"
+#include "tools/analyze/spectrum.h"
+#include "tools/cli/commands.h"
+#include "tools/train/trained_model.h"
+
+namespace flare {
+namespace {
+
+struct Options {
+  std::string source, weights, split = "test", device = "auto", out;
+  std::vector<std::string> assignments;
+  int64_t samples = 8;
+  bool json = false;
+};
+
+void analyze_spectrum(const Options& o) {
+  const TrainedModel model = load_trained(o.source, {o.weights, o.device, o.assignments});
+  const std::string& mixer = model.recipe.model.mixer;
+  check<ConfigError>(mixer == "flare" || mixer == "flare++", "model.mixer: ", mixer,
+                     " routes through no latents, so it has no spectrum; flare and flare++ do");
+  const std::vector<LayerSpectrum> layers = spectra_of(*model.task, model.folder, o.split, o.samples, model.options);
+  const int64_t samples = std::min(o.samples, model.folder.count(o.split));
+  Json result = {{"weights", model.weights}, {"split", o.split}, {"samples", samples}};
+  result.update(spectrum_json(layers));
+  if (o.json)
+    std::printf("%s\n", result.dump().c_str());
+  else
+    std::printf("%s%d samples of split %s, weights %s\n", spectrum_table(layers).c_str(), static_cast<int>(samples),
+                o.split.c_str(), model.weights.c_str());
+  const std::string out = o.out.empty() && model.is_run ? o.source : o.out;
+  if (out.empty()) return;
+  make_directories(out);
+  write_file_atomically(out + "/spectrum.json", result.dump() + "\n");
+  write_file_atomically(out + "/spectrum.svg",
+                        spectrum_svg(layers, fmt::format("eigenvalues of decode x encode by rank, {}", model.folder.info().name)));
+  if (!o.json) std::printf("wrote %s/spectrum.json and %s/spectrum.svg\n", out.c_str(), out.c_str());
+}
+
+}  // namespace
+
+void add_analyze(CLI::App& app, int&) {
+  const auto o = std::make_shared<Options>();
+  CLI::App* analyze = app.add_subcommand("analyze", "Look inside a trained model");
+  analyze->require_subcommand(1);
+  CLI::App* command = analyze->add_subcommand(
+      "spectrum",
+      "Eigenvalues of the operator W_dec W_enc of every FLARE or FLARE++ layer and head, averaged over samples; written "
+      "to spectrum.json and spectrum.svg in the run folder");
+  command->add_option("run", o->source, "run folder, or a recipe with --weights")->required();
+  command->add_option("--weights", o->weights, "safetensors file; the run's best checkpoint when not given");
+  command->add_option("--split", o->split, "split of the data folder")->capture_default_str();
+  command->add_option("--samples", o->samples, "how many samples, the first ones of the split")->capture_default_str();
+  command->add_option("--device", o->device, "auto, cpu, cuda or cuda:<index>")->capture_default_str();
+  command->add_option("--set", o->assignments, "change a key of the recipe (repeatable)")
+      ->allow_extra_args(false)
+      ->type_name("KEY=VALUE");
+  command->add_option("--out", o->out, "folder to write to in place of the run folder");
+  command->add_flag("--json", o->json, "print one JSON object");
+  command->callback([o] { analyze_spectrum(*o); });
+}
+
+}  // namespace flare
