@@ -66,7 +66,7 @@ Tensor Performer::forward(const Tensor& x, const Tensor& mask, Context& ctx) {
   const Tensor omega = cast(random_features_ * std::sqrt(scale_), x.dtype());
   const Tensor q = rotate(h.q), k = rotate(h.k);
 
-  // What is small is added first: the tape keeps the inputs of every sum.
+  // What is small is added first.
   Tensor bias = (-0.5 * scale_) * sum(square(cast(k, wide)), 3, true);  // [B,N,H,1]
   if (mask) bias = bias + affine(mask_factors(mask, 4, wide), kMasked, -kMasked);
   const Tensor of_k = matmul_unrounded(k, omega, false, true) + bias;  // [B,N,H,M]
