@@ -1,11 +1,14 @@
-/// A pool of sleeping threads. OpenMP's would spin at every barrier for as long as it likes, which on a laptop that runs
-/// anything else makes small steps several times slower, and its policy can only be set before the program starts.
+/// A pool of threads that sleep between jobs, after looking for the next one for a moment while nobody else wants the cores.
+/// OpenMP's would spin at every barrier whatever else runs, which makes small steps several times slower on a busy laptop: a thread
+/// that spins is no sleeper, so the system lets others finish their turn before it. Its policy can only be set before the program
+/// starts.
 #include "core/parallel.h"
 
 #include <sched.h>
 #include <unistd.h>
 
 #include <atomic>
+#include <chrono>
 #include <cstdlib>
 #include <exception>
 #include <mutex>
@@ -17,6 +20,12 @@ namespace flare {
 namespace {
 
 thread_local bool inside = false;
+
+// How often a thread looks for work before it sleeps (some 10 to 40 µs), and when that does not pay.
+constexpr int kSpins = 1000;
+constexpr int kWindow = 32;                           // jobs
+constexpr std::chrono::microseconds kLongJob{250};    // on average from job to job: large loops, or a busy machine
+constexpr int kFewestCalm = 16, kMostCalm = 1 << 12;  // windows to wait before spinning again; doubled each time it was wrong
 
 int threads_at_start() {
   if (const char* wanted = std::getenv("FLARE_THREADS"))
@@ -54,8 +63,10 @@ class Pool {
     job_.fetch_add(1, std::memory_order_release);
     job_.notify_all();
     take_chunks();
-    for (int left = working_.load(std::memory_order_acquire); left != 0; left = working_.load(std::memory_order_acquire))
-      working_.wait(left, std::memory_order_acquire);
+    if (!spin_until([&] { return working_.load(std::memory_order_acquire) == 0; }))
+      for (int left = working_.load(std::memory_order_acquire); left != 0; left = working_.load(std::memory_order_acquire))
+        working_.wait(left, std::memory_order_acquire);
+    if (++n_jobs_ % kWindow == 0) judge_spinning();
     if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
   }
 
@@ -73,9 +84,41 @@ class Pool {
     inside = false;
   }
 
+  /// Looks for a moment before the caller goes to sleep: the loops of a small model follow each other within microseconds, and
+  /// waking a thread takes as long as such a loop.
+  template <class Done> bool spin_until(const Done& done) const {
+    const int spins = spins_.load(std::memory_order_relaxed);
+    for (int i = 0; i < spins; ++i) {
+      if (done()) return true;
+      pause();
+    }
+    return false;
+  }
+  static void pause() {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+  }
+
+  /// After every window of jobs. While others want the cores, spinning makes jobs many times longer, which shows here; where jobs
+  /// are long by themselves it brings nothing. Either way sleep, and try again after a while.
+  void judge_spinning() {
+    const Clock::time_point now = Clock::now();
+    const bool is_long = now - std::exchange(window_start_, now) > kWindow * kLongJob;
+    if (is_long) {
+      if (spins_.exchange(0, std::memory_order_relaxed) > 0) wanted_calm_ = std::min(2 * wanted_calm_, kMostCalm);
+      calm_ = 0;
+    } else if (++calm_ >= wanted_calm_) {
+      if (spins_.exchange(kSpins, std::memory_order_relaxed) > 0) wanted_calm_ = kFewestCalm;  // it went well all the while
+      calm_ = 0;
+    }
+  }
+
   void work(uint32_t seen) {
     for (;;) {
-      job_.wait(seen, std::memory_order_acquire);
+      if (!spin_until([&] { return job_.load(std::memory_order_acquire) != seen; })) job_.wait(seen, std::memory_order_acquire);
       seen = job_.load(std::memory_order_acquire);
       if (stopping_) return;
       take_chunks();
@@ -109,6 +152,11 @@ class Pool {
   std::exception_ptr error_;
   bool stopping_ = false;
   pid_t owner_ = 0;
+  using Clock = std::chrono::steady_clock;
+  std::atomic<int> spins_{0};
+  int64_t n_jobs_ = 0;
+  Clock::time_point window_start_ = Clock::now();
+  int calm_ = 0, wanted_calm_ = kFewestCalm;
 };
 
 /// Never destroyed: the threads sleep until the process ends.
