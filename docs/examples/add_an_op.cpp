@@ -1,5 +1,6 @@
-/// The examples of docs/add_an_op.md at work; tests/test_docs.cpp checks that the page quotes them word for word. What every op must
-/// satisfy (derivative, CPU against CUDA, strided inputs, bf16) is not repeated here: tests/test_ops.cpp meets cumsum in the registry.
+/// The examples of docs/add_an_op.md at work; tests/test_docs.cpp checks that the page quotes them word for word. What every op
+/// must satisfy (derivative, CPU against CUDA, strided inputs, bf16) is not repeated here: tests/test_ops.cpp meets cumsum in the
+/// registry.
 #include <doctest/doctest.h>
 
 #include <cmath>
