@@ -97,7 +97,8 @@ class Help {
     for (std::string w; words >> w;) args.push_back(w);
     args.emplace_back("--help");
     const Outcome o = scratch_.run(args);
-    return pages_[command] = o.code == 0 ? o.out : "";
+    // The examples at its end are commands of others too.
+    return pages_[command] = o.code == 0 ? o.out.substr(0, o.out.find("\nExamples:\n")) : "";
   }
   bool has_subcommand(const std::string& command, const std::string& word) {
     const std::regex line("\n  " + word + "( |\n)");

@@ -50,6 +50,7 @@ void add_analyze(CLI::App& app, int&) {
   const auto o = std::make_shared<Options>();
   CLI::App* analyze = app.add_subcommand("analyze", "Look inside a trained model");
   analyze->require_subcommand(1);
+  analyze->footer(help_footer({"flare analyze spectrum runs/darcy-gen", "flare analyze spectrum --help"}));
   CLI::App* command = analyze->add_subcommand(
       "spectrum",
       "Eigenvalues of the operator W_dec W_enc of every FLARE or FLARE++ layer and head, averaged over samples; written "

@@ -11,6 +11,7 @@
 #include "tools/cli/help.h"
 #include "tools/fields/vtu.h"
 #include "tools/train/job_display.h"
+#include "tools/train/run_folder.h"
 #include "tools/train/signals.h"
 #include "tools/train/trained_model.h"
 
@@ -163,10 +164,13 @@ void run_predict(const Options& o) {
   check<ConfigError>(!o.output.empty(), "predict: --output is required: a .npy or .vtu file to write");
   const std::string extension = fs::path(o.output).extension().string();
   check<ConfigError>(extension == ".npy" || extension == ".vtu", "--output ", o.output, ": the file must end in .npy or .vtu");
+  if (extension == ".vtu") {
+    const PreparedFolder data = open_data(recipe_of(o.source, o.assignments));
+    check<ConfigError>(data.info().kind == "field_regression", "--output ", o.output, ": ", data.path(),
+                       " holds no fields on points, so there is nothing for a .vtu file; write a .npy file");
+  }
   const TrainedModel model = load_trained(o.source, {o.weights, o.device, o.assignments});
   const PreparedFolder& folder = model.folder;
-  check<ConfigError>(extension == ".npy" || folder.info().kind == "field_regression", "--output ", o.output, ": ", folder.path(),
-                     " holds no fields on points, so there is nothing for a .vtu file; write a .npy file");
 
   Tensor input;
   int64_t count = 0;
