@@ -133,19 +133,39 @@ blocks() { awk -v note="<!-- quote $1 -->" '$0 == note { wanted = 1; next } /^``
 blocks docs/examples/cumsum.h >docs/examples/cumsum.h
 blocks docs/examples/cumsum.cu >docs/examples/cumsum.cu
 [[ $(wc -l <docs/examples/cumsum.cu) -gt 60 ]] || fail "$page shows no whole docs/examples/cumsum.cu"
-# The struct goes before the list; then the page's diff: a line with - is replaced, one with a blank stays, + lines come after it.
+# The struct goes before the list; then the page's diff: a line with - is replaced, one with a blank stays, + lines come after it. What
+# … stands for is taken over.
 blocks docs/examples/softplus.h >"$scratch/struct"
 awk '/^```diff/ { on = 1; next } /^```/ { on = 0 } on' "$page" >"$scratch/diff"
 awk -v struct="$scratch/struct" -v diff="$scratch/diff" '
+  function found(line, key, at, front, back) {  # the line of the diff that this line of the file is; sets middle
+    for (key in sign) {
+      at = index(key, "…")
+      if (!at) { if (line == key) return key; continue }
+      front = substr(key, 1, at - 1); back = substr(key, at + length("…"))
+      if (length(line) < length(front back) || index(line, front) != 1 || substr(line, length(line) - length(back) + 1) != back) continue
+      middle = substr(line, length(front) + 1, length(line) - length(front back))
+      return key
+    }
+    return ""
+  }
   BEGIN {
     while ((getline line < diff) > 0) {
-      sign = substr(line, 1, 1); text = substr(line, 2)
-      if (sign == "+") new[at] = new[at] text "\n"; else { at = text; action[at] = sign; pending++ }
+      text = substr(line, 2)
+      if (substr(line, 1, 1) == "+") { more[last] = more[last] text "\n"; continue }
+      last = text; sign[last] = substr(line, 1, 1); pending++
     }
   }
   /^using UnaryOps/ { while ((getline line < struct) > 0) print line }
-  $0 in action { if (action[$0] == " ") print; printf "%s", new[$0]; pending--; next }
-  { print }
+  {
+    key = found($0)
+    if (key == "") { print; next }
+    if (sign[key] == " ") print
+    text = more[key]; at = index(text, "…")
+    if (at) text = substr(text, 1, at - 1) middle substr(text, at + length("…"))
+    printf "%s", text
+    pending--
+  }
   END { exit pending != 0 }' ops/pointwise.h >"$scratch/pointwise.h" || fail "the diff of $page does not fit ops/pointwise.h"
 mv "$scratch/pointwise.h" ops/pointwise.h
 holds ops/pointwise.h "struct Softplus"
