@@ -6,6 +6,9 @@ set -euo pipefail
 build=$(realpath "$1")
 cmake=${2:-cmake}
 source=$(realpath "$(dirname "${BASH_SOURCE[0]}")/../..")
+# The build tool that is here: a machine made ready by tools/setup.sh has Ninja and no make, CMake's default.
+CMAKE_GENERATOR=$(sed -n 's/^CMAKE_GENERATOR:INTERNAL=//p' "$build/CMakeCache.txt")
+export CMAKE_GENERATOR
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/flare-package-XXXXXX")
 trap 'rm -rf "$scratch"' EXIT
 say() { printf '== %s\n' "$*"; }
