@@ -130,13 +130,7 @@ std::vector<LayerSpectrum> spectra_of(Task& task, const PreparedFolder& folder, 
                                       const EvaluationOptions& options) {
   check<ConfigError>(samples >= 1, "--samples: ", samples, " is below 1");
   check<DataError>(folder.count(split) > 0, folder.path(), ": split ", split, " is empty");
-  LoaderOptions loading;
-  loading.batch_size = 1;
-  loading.shuffle = false;
-  loading.drop_last = false;
-  loading.pad_to = options.pad_to;
-  loading.prefetch = false;
-  Loader loader(folder, split, loading);
+  Loader loader(folder, split, in_order(options, 1, false));
   Collector collector;
   Context context;
   context.dtype = options.dtype;

@@ -67,14 +67,9 @@ void predict_rows(Task& task, const Tensor& input, int64_t begin, int64_t end, c
 /// Samples [begin, end) of a split, in batches.
 void predict_split(Task& task, const PreparedFolder& folder, const Options& o, int64_t begin, int64_t end,
                    const EvaluationOptions& options, const Sink& sink) {
-  LoaderOptions loading;
-  loading.batch_size = end - begin == 1 ? 1 : options.batch_size;
-  loading.shuffle = false;
-  loading.drop_last = false;
-  loading.pad_to = options.pad_to;
-  loading.prefetch = false;
-  Loader loader(folder, o.split, loading);
-  loader.seek(begin / loading.batch_size);
+  const int64_t batch_size = end - begin == 1 ? 1 : options.batch_size;
+  Loader loader(folder, o.split, in_order(options, batch_size, false));
+  loader.seek(begin / batch_size);
   Context context;
   context.dtype = options.dtype;
   for (int64_t first = begin; first < end;) {

@@ -33,16 +33,20 @@ EvaluationOptions evaluation_options(const Recipe& recipe, const PreparedFolder&
           {}};
 }
 
-std::optional<Json> evaluate(Task& task, const PreparedFolder& folder, const std::string& split, const EvaluationOptions& options) {
-  check<DataError>(folder.count(split) > 0, folder.path(), ": split ", split, " is empty");
+LoaderOptions in_order(const EvaluationOptions& options, int64_t batch_size, bool prefetch) {
   LoaderOptions loading;
-  loading.batch_size = options.batch_size;
+  loading.batch_size = batch_size;
   loading.shuffle = false;
   loading.seed = 0;
   loading.drop_last = false;
   loading.pad_to = options.pad_to;
-  loading.prefetch = true;
-  Loader loader(folder, split, loading);
+  loading.prefetch = prefetch;
+  return loading;
+}
+
+std::optional<Json> evaluate(Task& task, const PreparedFolder& folder, const std::string& split, const EvaluationOptions& options) {
+  check<DataError>(folder.count(split) > 0, folder.path(), ": split ", split, " is empty");
+  Loader loader(folder, split, in_order(options, options.batch_size, true));
   const std::unique_ptr<Meter> meter = task.new_meter();
   const NoGrad no_grad;
   const int64_t n_batches = loader.batches_per_epoch();
@@ -74,13 +78,7 @@ std::optional<Json> evaluate(Task& task, const PreparedFolder& folder, const std
 void save_panels(Task& task, const PreparedFolder& folder, const Json& result, const EvaluationOptions& options,
                  const std::string& run) {
   const std::string split = result.value("split", "");
-  LoaderOptions loading;
-  loading.batch_size = 1;
-  loading.shuffle = false;
-  loading.drop_last = false;
-  loading.pad_to = options.pad_to;
-  loading.prefetch = false;
-  Loader loader(folder, split, loading);
+  Loader loader(folder, split, in_order(options, 1, false));
   const NoGrad no_grad;
   for (const char* which : {"best", "median", "worst"}) {
     const auto found = result.find(which);

@@ -15,6 +15,9 @@ struct EvaluationOptions {
   std::function<void(int64_t batch, int64_t n_batches)> on_batch;  // may be empty
 };
 
+/// A split in order and whole, for evaluating: batches of `batch_size`, padded as the options say.
+LoaderOptions in_order(const EvaluationOptions& options, int64_t batch_size, bool prefetch);
+
 /// Runs the whole split through the model, in order, without dropout: the meter's result, plus split, score_name and, for
 /// classification, the class most frequent in the train split with the accuracy on this split of always answering it. Nothing
 /// when a stop was asked for meanwhile.
