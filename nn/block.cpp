@@ -42,7 +42,7 @@ Tensor Block::forward(const Tensor& x, const Tensor& mask, Context& ctx) {
   }
   const ScopeName scope("mlp");
   const Tensor normed = normalise(norm2_, h, ctx);
-  return h + (residual_mlp_ ? residual_mlp_->forward(normed) : plain_mlp_->forward(normed, ctx));
+  return h + (residual_mlp_ ? residual_mlp_->forward(normed, mask) : plain_mlp_->forward(normed, ctx));
 }
 
 }  // namespace flare

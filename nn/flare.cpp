@@ -41,13 +41,13 @@ FlareAttention::FlareAttention(const ModelConfig& config, Rng& rng)
 Tensor FlareAttention::forward(const Tensor& x, const Tensor& mask, Context& ctx) {
   Tensor q = reshape(latent_q_, {heads_, latents_, width_});
   if (q_norm_) q = q_norm_->forward(q);
-  const auto keys = [this](const Tensor& of) {
-    return apply_rotary(normalise_heads(k_proj_->forward(of), heads_, k_norm_.get()), heads_, rotary_);
+  const auto keys = [this, mask](const Tensor& of) {
+    return apply_rotary(normalise_heads(k_proj_->forward(of, mask), heads_, k_norm_.get()), heads_, rotary_);
   };
-  const Tensor k = keys(x), v = v_proj_->forward(x);
+  const Tensor k = keys(x), v = v_proj_->forward(x, mask);
   if (ctx.recompute >= Recompute::keys) {
     remake_in_backward(k, [keys, x = source_of(x)] { return keys(x()); });
-    remake_in_backward(v, [this, x = source_of(x)] { return v_proj_->forward(x()); });
+    remake_in_backward(v, [this, mask, x = source_of(x)] { return v_proj_->forward(x(), mask); });
   }
   if (ctx.on_routing) ctx.on_routing({q, k, mask, scale_});
   const uint64_t site = ctx.site();

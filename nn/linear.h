@@ -8,6 +8,8 @@ class Linear : public Module {
  public:
   Linear(int64_t in, int64_t out, Rng& rng, bool bias = true);
   Tensor forward(const Tensor& x) const;
+  const Tensor& weight() const { return weight_; }
+  const Tensor& bias() const { return bias_; }
 
  private:
   Tensor weight_, bias_;

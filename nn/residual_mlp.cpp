@@ -2,6 +2,7 @@
 
 #include "nn/dropout.h"
 #include "ops/pointwise.h"
+#include "ops/residual_mlp.h"
 
 namespace flare {
 
@@ -22,6 +23,7 @@ ResidualMlp::ResidualMlp(const ResidualMlpOptions& o, Rng& rng) : activation_(ac
   }
   input_residual_ = o.input_residual && o.in == o.hidden;
   output_residual_ = o.output_residual && o.hidden == o.out;
+  has_one_width_ = o.in == o.hidden && o.hidden == o.out && o.activation == "gelu";
   fc1_ = std::make_unique<Linear>(o.in, o.hidden, rng);
   add_child("fc1", *fc1_);
   for (int64_t i = 0; i < o.layers; ++i) {
@@ -32,8 +34,14 @@ ResidualMlp::ResidualMlp(const ResidualMlpOptions& o, Rng& rng) : activation_(ac
   add_child("fc2", *fc2_);
 }
 
-Tensor ResidualMlp::forward(const Tensor& x) const {
+Tensor ResidualMlp::forward(const Tensor& x, const Tensor& mask) const {
   if (fc_) return input_residual_ ? x + fc_->forward(x) : fc_->forward(x);
+  if (has_one_width_ && residual_mlp_fusable(x, static_cast<int64_t>(fcs_.size()) + 2)) {
+    std::vector<Tensor> weights{fc1_->weight()}, biases{fc1_->bias()};
+    for (const auto& fc : fcs_) weights.push_back(fc->weight()), biases.push_back(fc->bias());
+    weights.push_back(fc2_->weight()), biases.push_back(fc2_->bias());
+    return residual_mlp(x, weights, biases, mask, input_residual_, output_residual_);
+  }
   Tensor h = activation_(fc1_->forward(x));
   if (input_residual_) h = x + h;
   for (const auto& fc : fcs_) h = h + activation_(fc->forward(h));

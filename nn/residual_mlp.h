@@ -15,6 +15,7 @@ Activation activation_by_name(const std::string& name);
 /// MLP of FLARE.py with residuals around every layer whose width does not change.  x: [..., in] -> [..., out]
 ///   h = act(fc1 x) (+ x when input_residual and in = hidden);  h += act(fcs[i] h), `layers` times;
 ///   y = fc2 h (+ h when output_residual and hidden = out).
+/// On CUDA one fused op where widths and activation allow (ops/residual_mlp.h), else layer by layer.
 /// layers = -1 is the single map y = fc x (+ x when both residuals are asked for and in = out).
 struct ResidualMlpOptions {
   int64_t in = 0, hidden = 0, out = 0, layers = 2;
@@ -24,11 +25,12 @@ struct ResidualMlpOptions {
 class ResidualMlp : public Module {
  public:
   ResidualMlp(const ResidualMlpOptions& options, Rng& rng);
-  Tensor forward(const Tensor& x) const;
+  /// mask: rows that are 0 there may come out as zeros, without a gradient; nothing that matters may depend on them.
+  Tensor forward(const Tensor& x, const Tensor& mask = {}) const;
 
  private:
   Activation activation_;
-  bool input_residual_, output_residual_;
+  bool input_residual_, output_residual_, has_one_width_ = false;
   std::unique_ptr<Linear> fc_, fc1_, fc2_;
   std::vector<std::unique_ptr<Linear>> fcs_;
 };

@@ -1,0 +1,64 @@
+#pragma once
+/// Chooses the tile of a shape and launches the fused residual MLP; instantiated once per dtype.
+#include "core/gemm.h"
+#include "core/launch.cuh"
+#include "ops/kernels/residual_mlp.cuh"
+
+namespace flare {
+
+/// Below this many large tiles the GPU would idle, and small tiles, which fetch the weights more often, are faster.
+inline constexpr int64_t kFewTiles = 132;
+
+/// Calls f(Tile{}). Sizes: bf16 holds two blocks of 128 rows on a multiprocessor; f32 at C = 128 has room for one weight per block.
+template <class T, bool kSplit, class F> void with_mlp_tile(int64_t channels, int64_t rows, F f) {
+  const auto few = [&](int64_t tile_rows) { return (rows + tile_rows - 1) / tile_rows < kFewTiles; };
+  if constexpr (sizeof(T) == 2) {
+    if (channels == 64)
+      few(128) ? f(MlpTile<T, 64, 32, 2, 2, 2, 4, false>{}) : f(MlpTile<T, 64, 128, 4, 2, 2, 2, false>{});
+    else if (channels == 128)
+      few(128) ? f(MlpTile<T, 128, 32, 2, 4, 2, 2, false>{}) : f(MlpTile<T, 128, 128, 4, 2, 2, 2, false>{});
+    else if (channels == 256)
+      f(MlpTile<T, 256, 64, 2, 4, 1, 1, false>{});
+    else
+      throw ShapeError(cat("residual_mlp: no kernel for C=", channels));
+  } else {
+    if (channels == 64)
+      few(64) ? f(MlpTile<T, 64, 16, 1, 4, 2, 4, kSplit>{}) : f(MlpTile<T, 64, 64, 4, 2, 2, 2, kSplit>{});
+    else if (channels == 128)
+      few(64) ? f(MlpTile<T, 128, 16, 1, 8, 1, 2, kSplit>{}) : f(MlpTile<T, 128, 64, 2, 4, 1, 2, kSplit>{});
+    else
+      throw ShapeError(cat("residual_mlp: no kernel for C=", channels));
+  }
+}
+template <class T, class F> void with_mlp_tile(int64_t channels, int64_t rows, F f) {
+  if (sizeof(T) == 2 || !tf32_enabled())
+    with_mlp_tile<T, sizeof(T) == 4>(channels, rows, f);
+  else
+    with_mlp_tile<T, false>(channels, rows, f);
+}
+
+template <class T> int64_t residual_mlp_tile_rows(int64_t channels, int64_t rows) {
+  int64_t tile_rows = 0;
+  with_mlp_tile<T>(channels, rows, [&](auto tile) { tile_rows = decltype(tile)::kRows; });
+  return tile_rows;
+}
+
+template <class Tile> LaunchShape mlp_grid(int64_t rows, int64_t shared_bytes) {
+  return {dim3(static_cast<unsigned>((rows + Tile::kRows - 1) / Tile::kRows)), dim3(Tile::kThreads), shared_bytes};
+}
+
+template <class T> void residual_mlp_forward_cuda(const ResidualMlpArgs<T>& args, const Stream& stream) {
+  with_mlp_tile<T>(args.channels, args.rows, [&](auto tile) {
+    using Tile = decltype(tile);
+    launch("residual_mlp", residual_mlp_kernel<Tile>, mlp_grid<Tile>(args.rows, Tile::kForwardBytes), stream, args);
+  });
+}
+template <class T> void residual_mlp_backward_cuda(const ResidualMlpArgs<T>& args, const Stream& stream) {
+  with_mlp_tile<T>(args.channels, args.rows, [&](auto tile) {
+    using Tile = decltype(tile);
+    launch("residual_mlp backward", residual_mlp_backward_kernel<Tile>, mlp_grid<Tile>(args.padded_rows, Tile::kBackwardBytes), stream,
+           args);
+  });
+}
+
+}  // namespace flare

@@ -1,0 +1,169 @@
+#pragma once
+/// One tile of rows times one square weight, both in shared memory: the step that the fused residual MLP repeats.
+#include <cstdint>
+
+#include "core/dtype.h"
+#include "ops/kernels/mma.cuh"
+
+namespace flare {
+
+/// A block of WarpRows x WarpCols warps owns Rows rows of C columns; a warp's part is kMT x kNT fragments of 16 x 8. kBuffers = 2
+/// fetches the next layer's weight while this one is used. kSplit (f32): each operand as two tf32 numbers, which keeps f32's accuracy.
+template <class T_, int Channels, int Rows, int WarpRows, int WarpCols, int Buffers, int Blocks, bool Split> struct MlpTile {
+  using T = T_;
+  static constexpr int kC = Channels, kRows = Rows, kWarpRows = WarpRows, kWarpCols = WarpCols, kBuffers = Buffers, kBlocks = Blocks;
+  static constexpr bool kSplit = Split, kBf16 = sizeof(T) == 2;
+  static constexpr int kThreads = 32 * WarpRows * WarpCols;
+  static constexpr int kMT = Rows / WarpRows / 16, kNT = Channels / WarpCols / 8;
+  static constexpr int kVec = 16 / sizeof(T);
+  // Row strides in elements that keep a warp's reads on different banks: rows of 16 bytes more than a multiple of 128 for reading
+  // along a row; for f32 read down the columns (the transposed weight), 32 bytes more.
+  static constexpr int kStride = Channels + kVec, kStrideDown = Channels + 8;
+  static constexpr int kWeightElements = Channels * kStrideDown;
+  static constexpr int64_t kForwardBytes = int64_t{sizeof(T)} * (Buffers * kWeightElements + Rows * kStride);
+  static constexpr int64_t kBackwardBytes = kForwardBytes + int64_t{4} * WarpRows * Channels;
+  static_assert(kMT >= 1 && kNT >= 1 && (!kBf16 || kNT % 2 == 0) && kWeightElements % kVec == 0);
+};
+
+/// Where a thread's part of the fragments lies: element pair (mt, half, nt) is at row(mt, half), col(nt) and col(nt) + 1.
+template <class Tile> struct MlpPlace {
+  int lane = threadIdx.x % 32, warp_row = threadIdx.x / 32 / Tile::kWarpCols, warp_col = threadIdx.x / 32 % Tile::kWarpCols;
+  __device__ int first_row() const { return warp_row * 16 * Tile::kMT; }
+  __device__ int first_col() const { return warp_col * 8 * Tile::kNT; }
+  __device__ int row(int mt, int half) const { return first_row() + mt * 16 + lane / 4 + 8 * half; }
+  __device__ int col(int nt) const { return first_col() + nt * 8 + lane % 4 * 2; }
+};
+template <class Tile> using MlpFragments = float[Tile::kMT][Tile::kNT][4];
+
+__device__ __forceinline__ float2 load_pair(const float* p) { return *reinterpret_cast<const float2*>(p); }
+__device__ __forceinline__ float2 load_pair(const bf16* p) {
+  const uint32_t bits = *reinterpret_cast<const uint32_t*>(p);
+  return {bf16_low(bits), bf16_high(bits)};
+}
+__device__ __forceinline__ void store_pair(float* p, float a, float b) { *reinterpret_cast<float2*>(p) = {a, b}; }
+__device__ __forceinline__ void store_pair(bf16* p, float a, float b) { *reinterpret_cast<uint32_t*>(p) = pack_bf16(a, b); }
+
+/// Whether a row is one of the array's and, where there is a mask, real.
+__device__ __forceinline__ bool is_live(int64_t row, int64_t rows, const uint8_t* mask) { return row < rows && (!mask || mask[row]); }
+
+/// Fetches a [C,C] weight, or rows first... of a packed [rows,C] array with zeros in place of those not live. Asynchronous.
+template <class Tile> __device__ __forceinline__ void fetch_weight(typename Tile::T* to, const typename Tile::T* w, int stride) {
+  constexpr int kPacks = Tile::kC / Tile::kVec;
+  for (int i = threadIdx.x; i < Tile::kC * kPacks; i += Tile::kThreads) {
+    const int row = i / kPacks, col = i % kPacks * Tile::kVec;
+    copy_async_16(to + row * stride + col, w + row * Tile::kC + col, true);
+  }
+  copy_async_commit();
+}
+template <class Tile>
+__device__ __forceinline__ void fetch_rows(typename Tile::T* to, const typename Tile::T* from, int64_t first, int64_t rows,
+                                           const uint8_t* mask) {
+  constexpr int kPacks = Tile::kC / Tile::kVec;
+  for (int i = threadIdx.x; i < Tile::kRows * kPacks; i += Tile::kThreads) {
+    const int row = i / kPacks, col = i % kPacks * Tile::kVec;
+    const bool live = is_live(first + row, rows, mask);
+    copy_async_16(to + row * Tile::kStride + col, live ? from + (first + row) * Tile::kC + col : from, live);
+  }
+  copy_async_commit();
+}
+/// Writes the tile's rows, with zeros in place of masked ones. Without a tile: zeros.
+template <class Tile>
+__device__ __forceinline__ void store_rows(const typename Tile::T* tile, typename Tile::T* to, int64_t first, int64_t rows,
+                                           const uint8_t* mask = nullptr) {
+  constexpr int kPacks = Tile::kC / Tile::kVec;
+  for (int i = threadIdx.x; i < Tile::kRows * kPacks; i += Tile::kThreads) {
+    const int row = i / kPacks, col = i % kPacks * Tile::kVec;
+    if (first + row >= rows) continue;
+    uint4 pack{0, 0, 0, 0};
+    if (tile && is_live(first + row, rows, mask)) pack = *reinterpret_cast<const uint4*>(tile + row * Tile::kStride + col);
+    *reinterpret_cast<uint4*>(to + (first + row) * Tile::kC + col) = pack;
+  }
+}
+
+/// Whether a block has a live row at all; padding comes in long runs. Every thread must call it.
+template <class Tile> __device__ __forceinline__ bool has_live_row(int64_t first, int64_t rows, const uint8_t* mask) {
+  bool live = false;
+  for (int i = threadIdx.x; i < Tile::kRows; i += Tile::kThreads) live |= is_live(first + i, rows, mask);
+  return __syncthreads_or(live);
+}
+
+__device__ __forceinline__ uint32_t mlp_tf32_nearest(float x) { return __float_as_uint(x) + 0x1000u; }  // the unit drops 13 bits
+struct MlpSplit {
+  uint32_t hi, lo;
+  __device__ explicit MlpSplit(float x) {
+    hi = mlp_tf32_nearest(x) & 0xffffe000u;
+    lo = mlp_tf32_nearest(x - __uint_as_float(hi));
+  }
+};
+
+/// acc += tile·wᵀ (kDown false: w is read along its rows), or acc += tile·w (kDown true, w stored with stride kStrideDown).
+template <class Tile, bool kDown>
+__device__ __forceinline__ void mlp_product(MlpFragments<Tile>& acc, const float* tile, const float* w, const MlpPlace<Tile>& at) {
+  const int g = at.lane / 4, t = at.lane % 4;
+  const float* a_row = tile + (at.first_row() + g) * Tile::kStride + t;
+  constexpr int kStride = kDown ? Tile::kStrideDown : Tile::kStride;
+  const float* b_row = kDown ? w + t * kStride + at.first_col() + g : w + (at.first_col() + g) * kStride + t;
+#pragma unroll 4
+  for (int k = 0; k < Tile::kC; k += 8) {
+    uint32_t hi[Tile::kMT][4], lo[Tile::kMT][4];
+#pragma unroll
+    for (int mt = 0; mt < Tile::kMT; ++mt)
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const float v = a_row[(mt * 16 + j % 2 * 8) * Tile::kStride + k + j / 2 * 4];
+        if constexpr (Tile::kSplit) {
+          const MlpSplit s(v);
+          hi[mt][j] = s.hi, lo[mt][j] = s.lo;
+        } else {
+          hi[mt][j] = mlp_tf32_nearest(v);
+        }
+      }
+#pragma unroll
+    for (int nt = 0; nt < Tile::kNT; ++nt) {
+      const float v0 = kDown ? b_row[k * kStride + nt * 8] : b_row[nt * 8 * kStride + k];
+      const float v1 = kDown ? b_row[(k + 4) * kStride + nt * 8] : b_row[nt * 8 * kStride + k + 4];
+      if constexpr (Tile::kSplit) {
+        const MlpSplit b0(v0), b1(v1);
+#pragma unroll
+        for (int mt = 0; mt < Tile::kMT; ++mt) {
+          mma_tf32_k8(acc[mt][nt], lo[mt], b0.hi, b1.hi, acc[mt][nt]);
+          mma_tf32_k8(acc[mt][nt], hi[mt], b0.lo, b1.lo, acc[mt][nt]);
+          mma_tf32_k8(acc[mt][nt], hi[mt], b0.hi, b1.hi, acc[mt][nt]);
+        }
+      } else {
+        const uint32_t b0 = mlp_tf32_nearest(v0), b1 = mlp_tf32_nearest(v1);
+#pragma unroll
+        for (int mt = 0; mt < Tile::kMT; ++mt) mma_tf32_k8(acc[mt][nt], hi[mt], b0, b1, acc[mt][nt]);
+      }
+    }
+  }
+}
+template <class Tile, bool kDown>
+__device__ __forceinline__ void mlp_product(MlpFragments<Tile>& acc, const bf16* tile, const bf16* w, const MlpPlace<Tile>& at) {
+  const int i = at.lane % 8, j = at.lane / 8;
+  const bf16* a_row = tile + (at.first_row() + at.lane % 16) * Tile::kStride + at.lane / 16 * 8;
+  constexpr int kStride = kDown ? Tile::kStrideDown : Tile::kStride;
+  const bf16* b_row = kDown ? w + (j % 2 * 8 + i) * kStride + at.first_col() + j / 2 * 8
+                            : w + (at.first_col() + j / 2 * 8 + i) * kStride + j % 2 * 8;
+#pragma unroll
+  for (int k = 0; k < Tile::kC; k += 16) {
+    uint32_t a[Tile::kMT][4];
+#pragma unroll
+    for (int mt = 0; mt < Tile::kMT; ++mt) ldmatrix_x4(a[mt], a_row + mt * 16 * Tile::kStride + k);
+#pragma unroll
+    for (int nt = 0; nt < Tile::kNT; nt += 2) {
+      uint32_t b[4];
+      if constexpr (kDown)
+        ldmatrix_x4_trans(b, b_row + k * kStride + nt * 8);
+      else
+        ldmatrix_x4(b, b_row + nt * 8 * kStride + k);
+#pragma unroll
+      for (int mt = 0; mt < Tile::kMT; ++mt) {
+        mma_bf16_k16(acc[mt][nt], a[mt], b[0], b[1], acc[mt][nt]);
+        mma_bf16_k16(acc[mt][nt + 1], a[mt], b[2], b[3], acc[mt][nt + 1]);
+      }
+    }
+  }
+}
+
+}  // namespace flare

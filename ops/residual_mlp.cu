@@ -1,0 +1,358 @@
+#include "ops/residual_mlp.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "autograd/op.h"
+#include "core/gemm.h"
+#include "core/parallel.h"
+#include "ops/kernels/residual_mlp.h"
+#include "ops/linear.h"
+#include "ops/matmul.h"
+#include "ops/pointwise.h"
+#if defined(FLARE_CUDA)
+#include "core/launch.cuh"
+#endif
+
+namespace flare {
+
+bool has_residual_mlp(bool is_bf16, int64_t channels) { return channels == 64 || channels == 128 || (is_bf16 && channels == 256); }
+
+#if defined(FLARE_CUDA)
+/// Blocks below dw_blocks add chunks of weight gradients, four neighbours a thread; the others sums of tiles for 8 columns, 32 groups of
+/// tiles side by side, then the groups. Fixed order. Block of 256.
+__global__ void residual_mlp_reduce_kernel(const float4* dw_parts, const float* bias_parts, float4* dw, float* db, int64_t per_layer,
+                                           int64_t n_packs, int64_t n_chunks, int64_t n_columns, int64_t n_tiles, int64_t dw_blocks) {
+  __shared__ float groups[32][8];
+  if (blockIdx.x < dw_blocks) {
+    const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+    if (i >= n_packs) return;
+    const float4* p = dw_parts + i / per_layer * n_chunks * per_layer + i % per_layer;
+    float4 sum = *p;
+#pragma unroll 4
+    for (int64_t s = 1; s < n_chunks; ++s) {
+      const float4 v = p[s * per_layer];
+      sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w;
+    }
+    dw[i] = sum;
+    return;
+  }
+  const int column = threadIdx.x % 8, group = threadIdx.x / 8;
+  const int64_t c = (blockIdx.x - dw_blocks) * 8 + column;
+  float sum = 0;
+#pragma unroll 4
+  for (int64_t t = group; t < n_tiles; t += 32) sum += bias_parts[t * n_columns + c];
+  groups[group][column] = sum;
+  __syncthreads();
+  if (group != 0) return;
+  for (int g = 1; g < 32; ++g) sum += groups[g][column];
+  db[c] = sum;
+}
+void residual_mlp_reduce_cuda(const float* dw_parts, const float* bias_parts, float* dw, float* db, int n_layers, int64_t channels,
+                              int64_t n_chunks, int64_t n_tiles, const Stream& stream) {
+  const int64_t per_layer = channels * channels / 4, n_packs = n_layers * per_layer, n_columns = n_layers * channels;
+  const int64_t dw_blocks = (n_packs + 255) / 256;
+  launch("residual_mlp reduce", residual_mlp_reduce_kernel,
+         LaunchShape{dim3(static_cast<unsigned>(dw_blocks + n_columns / 8)), dim3(256), 0}, stream,
+         reinterpret_cast<const float4*>(dw_parts), bias_parts, reinterpret_cast<float4*>(dw), db, per_layer, n_packs, n_chunks,
+         n_columns, n_tiles, dw_blocks);
+}
+#endif
+
+namespace {
+
+struct MlpAttrs {
+  bool input_residual = true, output_residual = true;
+};
+/// Inputs: x, weights…, biases…, mask (or undefined); the backward op has the cotangent of y after them.
+struct Layers {
+  Inputs in;
+  size_t n;
+  const Tensor& x() const { return in[0]; }
+  const Tensor& weight(size_t layer) const { return in[1 + layer]; }
+  const Tensor& bias(size_t layer) const { return in[1 + n + layer]; }
+  const Tensor& mask() const { return in[1 + 2 * n]; }
+  int64_t channels() const { return x().size(-1); }
+  int64_t rows() const { return x().numel() / channels(); }
+};
+Layers layers_of(Inputs in) { return {in, (in.size() - 2) / 2}; }
+
+void check_layers(const Layers& l, const char* who) {
+  const Tensor& x = l.x();
+  check(x.ndim() >= 1 && is_float(x.dtype()), who, ": x must be floating with at least one axis, got ", x.dtype(), " ", x.shape());
+  check(l.n >= 2 && l.n <= kMaxMlpLayers, who, ": takes 2 to ", kMaxMlpLayers, " layers, got ", l.n);
+  const int64_t c = x.size(-1);
+  for (size_t i = 0; i < l.n; ++i) {
+    check(l.weight(i).shape() == Shape{c, c} && l.weight(i).dtype() == param_dtype(x.dtype()), who, ": weight ", i, " must be ",
+          param_dtype(x.dtype()), " [", c, ",", c, "] beside x ", x.dtype(), " ", x.shape(), ", got ", l.weight(i).dtype(), " ",
+          l.weight(i).shape());
+    check(l.bias(i).shape() == Shape{c} && l.bias(i).dtype() == param_dtype(x.dtype()), who, ": bias ", i, " must be ",
+          param_dtype(x.dtype()), " [", c, "], got ", l.bias(i).dtype(), " ", l.bias(i).shape());
+  }
+  if (l.mask())
+    check(l.mask().dtype() == DType::u8 && l.mask().shape() == x.shape().without(-1), who, ": mask must be u8 ", x.shape().without(-1),
+          ", got ", l.mask().dtype(), " ", l.mask().shape());
+  if (x.device() == Device::cuda)
+    check(has_residual_mlp(x.dtype() == DType::bf16, c) && x.dtype() != DType::f64, who, ": no kernel for ", x.dtype(), " of width ", c);
+}
+bool is_residual(size_t layer, size_t n, const MlpAttrs& a) {
+  return layer == 0 ? a.input_residual : layer + 1 < n || a.output_residual;
+}
+
+/// The layers one by one: what the op is compared with, and what the CPU runs. `before`: takes a_l of each layer with an activation.
+template <class F> Tensor layer_by_layer(const Layers& l, const MlpAttrs& a, F&& before) {
+  Tensor h = l.x();
+  for (size_t i = 0; i < l.n; ++i) {
+    Tensor y = linear(h, l.weight(i), l.bias(i));
+    before(h, y);
+    if (i + 1 < l.n) y = gelu(y);
+    h = is_residual(i, l.n, a) ? h + y : y;
+  }
+  return h;
+}
+
+/// y with zeros in the rows that are not real, on the CPU.
+Tensor masked_rows(const Tensor& y, const Tensor& mask) {
+  if (!mask) return y;
+  const Tensor out = clone(y);
+  const int64_t bytes = y.size(-1) * size_of(y.dtype());
+  for (int64_t r = 0; r < mask.numel(); ++r)
+    if (!mask.data<uint8_t>()[r]) std::memset(static_cast<char*>(out.raw()) + r * bytes, 0, static_cast<size_t>(bytes));
+  return out;
+}
+
+Tensor times_gelu_slope(const Tensor& g, const Tensor& a) {
+  const Tensor out = Tensor::empty(a.shape(), a.dtype());
+  dispatch_float(a.dtype(), "residual_mlp", [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    using A = acc_t<T>;
+    const T *pg = g.data<T>(), *pa = a.data<T>();
+    T* y = out.data<T>();
+    parallel_for(a.numel(), 1 << 13, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) y[i] = T(static_cast<A>(pg[i]) * Gelu::derivative(static_cast<A>(pa[i]), A(0)));
+    });
+  });
+  return out;
+}
+
+#if defined(FLARE_CUDA)
+/// A tensor at an address that 16-byte copies can read.
+Tensor aligned(const Tensor& x) { return reinterpret_cast<uintptr_t>(x.raw()) % 16 == 0 ? x : clone(x); }
+
+/// The arguments both passes share; `held` keeps rounded weights and copies alive until the launch.
+template <class T> ResidualMlpArgs<T> args_of(const Layers& l, const MlpAttrs& a, std::vector<Tensor>& held) {
+  ResidualMlpArgs<T> args;
+  held.push_back(aligned(l.x()));
+  args.x = held.back().data<T>();
+  for (size_t i = 0; i < l.n; ++i) {
+    held.push_back(aligned(cast_to(l.weight(i), dtype_of<T>)));
+    args.w[i] = held.back().data<T>();
+    held.push_back(aligned(l.bias(i)));
+    args.bias[i] = held.back().data<float>();
+  }
+  if (l.mask()) args.mask = l.mask().data<uint8_t>();
+  args.rows = args.padded_rows = l.rows();
+  args.n_layers = static_cast<int>(l.n), args.channels = static_cast<int>(l.channels());
+  args.input_residual = a.input_residual, args.output_residual = a.output_residual;
+  return args;
+}
+#endif
+
+/// Rows in chunks of whole tiles, so that the products of all layers and chunks fill the GPU: at most 26 (5 layers: 130 blocks), and of
+/// the counts in the upper half the one that pads least.
+struct Chunks {
+  int64_t count = 1, rows = 0;
+  Chunks(int64_t all_rows, int64_t channels) {
+    const int64_t tile = all_rows >= 16768 ? 128 : (all_rows >= 8384 || channels > 128 ? 64 : 32);  // every kernel's tile divides it
+    const int64_t most = std::clamp<int64_t>(all_rows / 128, 1, 26);
+    for (int64_t n = most; n >= (most + 1) / 2; --n) {
+      const int64_t r = (all_rows + n * tile - 1) / (n * tile) * tile;
+      if (rows == 0 || n * r < count * rows) count = n, rows = r;
+    }
+  }
+};
+
+}  // namespace
+
+/// Outputs: the gradient of x, of the weights [n,C,C] and of the biases [n,C]. Inputs as of ResidualMlp, then gy.
+struct ResidualMlpBackward {
+  static constexpr const char* name = "residual_mlp_backward";
+  static constexpr const char* not_differentiable = kFirstOrderOnly;
+  using Attrs = MlpAttrs;
+
+  static OutSpecs infer(Inputs in, const Attrs&) {
+    const Layers l = layers_of(in.first(in.size() - 1));
+    check_layers(l, name);
+    check(in.back().shape() == l.x().shape() && in.back().dtype() == l.x().dtype(), name, ": gy must be like x, ", l.x().dtype(), " ",
+          l.x().shape(), ", got ", in.back().dtype(), " ", in.back().shape());
+    const auto n = static_cast<int64_t>(l.n), c = l.channels();
+    const DType param = param_dtype(l.x().dtype());
+    return {{l.x().shape(), l.x().dtype()}, {{n, c, c}, param}, {{n, c}, param}};
+  }
+  static int64_t workspace(Inputs in, const Attrs&) {
+    const Layers l = layers_of(in.first(in.size() - 1));
+    const Chunks chunks(l.rows(), l.channels());
+    const auto n = static_cast<int64_t>(l.n), c = l.channels();
+    return n * c * (2 * chunks.count * chunks.rows * size_of(l.x().dtype()) + chunks.count * c * 4);
+  }
+  static void forward_cpu(Inputs in, Outputs out, const Attrs& a) {
+    const Layers l = layers_of(in.first(in.size() - 1));
+    const int64_t c = l.channels();
+    const Shape flat{l.rows(), c};
+    std::vector<Tensor> reads, sums;  // of each layer: its input, and what comes before its activation
+    layer_by_layer(l, a, [&](const Tensor& h, const Tensor& sum) {
+      reads.push_back(h.viewed_as(flat));
+      sums.push_back(sum.viewed_as(flat));
+    });
+    Tensor g = masked_rows(in.back(), l.mask()).viewed_as(flat);  // the cotangent of a layer's output
+    for (size_t i = l.n; i-- > 0;) {
+      const Tensor da = i + 1 < l.n ? times_gelu_slope(g, sums[i]) : g;
+      const auto at = static_cast<int64_t>(i);
+      copy(matmul_unrounded(da, reads[i], true, false), out[1].view({c, c}, {c, 1}, at * c * c));
+      copy(column_sum(da), out[2].view({c}, {1}, at * c));
+      const Tensor through = matmul(da, cast_to(l.weight(i), da.dtype()));
+      g = is_residual(i, l.n, a) ? g + through : through;
+    }
+    copy(g.viewed_as(out[0].shape()), out[0]);
+  }
+#if defined(FLARE_CUDA)
+  static void forward_cuda(Inputs in, Outputs out, const Attrs& a, Stream& stream) {
+    const Layers l = layers_of(in.first(in.size() - 1));
+    if (l.rows() == 0) {
+      for (Tensor& o : out) fill(o, 0);
+      return;
+    }
+    dispatch_float_cuda(l.x().dtype(), name, [&](auto tag) {
+      using T = typename decltype(tag)::type;
+      const Chunks chunks(l.rows(), l.channels());
+      const auto n = static_cast<int64_t>(l.n), c = l.channels();
+      std::vector<Tensor> held;
+      ResidualMlpArgs<T> args = args_of<T>(l, a, held);
+      held.push_back(aligned(in.back()));
+      args.gy = held.back().data<T>();
+      args.y = out[0].data<T>();
+      args.padded_rows = chunks.count * chunks.rows;
+      const int64_t tile_rows = residual_mlp_tile_rows<T>(c, args.rows), n_tiles = (args.padded_rows + tile_rows - 1) / tile_rows;
+      const Tensor kept = Tensor::empty(Shape{n, args.padded_rows, c}, dtype_of<T>, Device::cuda);
+      const Tensor cotangents = Tensor::empty(Shape{n, args.padded_rows, c}, dtype_of<T>, Device::cuda);
+      const Tensor bias_parts = Tensor::empty(Shape{n_tiles, n, c}, DType::f32, Device::cuda);
+      const Tensor dw_parts = Tensor::empty(Shape{n, chunks.count, c, c}, DType::f32, Device::cuda);
+      args.kept = kept.data<T>(), args.cotangents = cotangents.data<T>(), args.bias_parts = bias_parts.data<float>();
+      residual_mlp_backward_cuda<T>(args, stream);
+      GemmArgs g;  // dw_parts[layer][chunk] = (cotangents of the chunk)ᵀ · (what the layer read)
+      g.transpose_a = true;
+      g.m = g.n = c, g.k = chunks.rows, g.batch = n * chunks.count;
+      g.a = cotangents.raw(), g.b = kept.raw(), g.c = dw_parts.raw();
+      g.lda = g.ldb = g.ldc = c;
+      g.stride_a = g.stride_b = chunks.rows * c, g.stride_c = c * c;
+      g.dtype = dtype_of<T>, g.out_dtype = DType::f32;
+      gemm(g, stream);
+      residual_mlp_reduce_cuda(dw_parts.data<float>(), bias_parts.data<float>(), out[1].data<float>(), out[2].data<float>(),
+                               static_cast<int>(n), c, chunks.count, n_tiles, stream);
+    });
+  }
+#endif
+  static std::vector<Sample> samples() {
+    Sample s{"two layers", {{.shape = {5, 64}}}, Attrs{}};
+    for (int i = 0; i < 2; ++i) s.inputs.push_back({.kind = InputSpec::param, .shape = {64, 64}, .lo = -0.2, .hi = 0.2});
+    for (int i = 0; i < 2; ++i) s.inputs.push_back({.kind = InputSpec::param, .shape = {64}});
+    s.inputs.push_back({.kind = InputSpec::mask, .shape = {5}});
+    s.inputs.push_back({.shape = {5, 64}});
+    return {s};
+  }
+};
+FLARE_REGISTER_OP(ResidualMlpBackward);
+
+struct ResidualMlp {
+  static constexpr const char* name = "residual_mlp";
+  using Attrs = MlpAttrs;
+  static constexpr Keep keeps = Keep::inputs;
+
+  static OutSpecs infer(Inputs in, const Attrs&) {
+    check(in.size() % 2 == 0, name, ": needs as many biases as weights, got ", in.size() - 2, " of both");
+    const Layers l = layers_of(in);
+    check_layers(l, name);
+    return {{l.x().shape(), l.x().dtype()}};
+  }
+  static void forward_cpu(Inputs in, Outputs out, const Attrs& a) {
+    const NoGrad no_grad;
+    const Layers l = layers_of(in);
+    copy(masked_rows(layer_by_layer(l, a, [](const Tensor&, const Tensor&) {}), l.mask()), out[0]);
+  }
+#if defined(FLARE_CUDA)
+  static void forward_cuda(Inputs in, Outputs out, const Attrs& a, Stream& stream) {
+    const Layers l = layers_of(in);
+    if (l.rows() == 0) return;
+    dispatch_float_cuda(l.x().dtype(), name, [&](auto tag) {
+      using T = typename decltype(tag)::type;
+      std::vector<Tensor> held;
+      ResidualMlpArgs<T> args = args_of<T>(l, a, held);
+      args.y = out[0].data<T>();
+      residual_mlp_forward_cuda<T>(args, stream);
+    });
+  }
+#endif
+  static Grads vjp(const Saved& s, const Tensor& gy, const Attrs& a) {
+    std::vector<Tensor> in = s.inputs;
+    in.push_back(gy);
+    const std::vector<Tensor> out = apply_all<ResidualMlpBackward>(std::move(in), a);
+    const auto n = static_cast<int64_t>((s.in_shapes.size() - 2) / 2), c = gy.size(-1);
+    Grads g{out[0]};
+    for (int64_t i = 0; i < n; ++i) g.push_back(out[1].view({c, c}, {c, 1}, i * c * c));
+    for (int64_t i = 0; i < n; ++i) g.push_back(out[2].view({c}, {1}, i * c));
+    g.emplace_back();  // the mask
+    return g;
+  }
+  static Tensor reference(Inputs in, const Attrs& a) {
+    const Layers l = layers_of(in);
+    const Tensor y = layer_by_layer(l, a, [](const Tensor&, const Tensor&) {});
+    if (!l.mask()) return y;
+    Shape column = y.shape();
+    column[-1] = 1;
+    const Tensor real = Tensor::empty(l.mask().shape(), y.dtype(), y.device());
+    copy(l.mask(), real);
+    return y * real.viewed_as(column);
+  }
+  static std::vector<Sample> samples() {
+    const auto mlp = [](const std::string& label, const Shape& x, int n, const Attrs& a, bool differentiable, bool masked = false) {
+      const int64_t c = x[-1];
+      const double spread = 1.5 / std::sqrt(static_cast<double>(c));
+      Sample s{label, {{.shape = x, .differentiable = differentiable}}, a};
+      for (int i = 0; i < n; ++i)
+        s.inputs.push_back({.kind = InputSpec::param, .shape = {c, c}, .lo = -spread, .hi = spread, .differentiable = differentiable});
+      for (int i = 0; i < n; ++i) s.inputs.push_back({.kind = InputSpec::param, .shape = {c}, .differentiable = differentiable});
+      if (masked)
+        s.inputs.push_back({.kind = InputSpec::mask, .shape = x.without(-1)});
+      else
+        s.inputs.push_back({.kind = InputSpec::absent, .shape = {}});
+      return s;
+    };
+    return {mlp("two layers", {3, 64}, 2, {}, true),
+            mlp("no residuals", {2, 64}, 3, {false, false}, true),
+            mlp("masked", {1, 5, 64}, 2, {}, true, true),
+            mlp("many rows, masked", {3, 6000, 64}, 3, {}, false, true),
+            mlp("five layers, width 128", {2, 33, 128}, 5, {}, false),
+            mlp("many rows, width 64", {3, 5000, 64}, 3, {}, false),
+            mlp("many rows, width 128", {20001, 128}, 3, {true, false}, false),
+            mlp("eight layers", {130, 64}, 8, {false, true}, false)};
+  }
+};
+FLARE_REGISTER_OP(ResidualMlp);
+
+Tensor residual_mlp(const Tensor& x, const std::vector<Tensor>& weights, const std::vector<Tensor>& biases, const Tensor& mask,
+                    bool input_residual, bool output_residual) {
+  check(weights.size() == biases.size(), "residual_mlp: ", weights.size(), " weights and ", biases.size(), " biases");
+  std::vector<Tensor> in{x};
+  in.insert(in.end(), weights.begin(), weights.end());
+  in.insert(in.end(), biases.begin(), biases.end());
+  in.push_back(mask);
+  return apply<ResidualMlp>(std::move(in), {input_residual, output_residual});
+}
+
+bool residual_mlp_fusable(const Tensor& x, int64_t n_layers) {
+  return x.device() == Device::cuda && n_layers >= 2 && n_layers <= kMaxMlpLayers && x.dtype() != DType::f64 &&
+         has_residual_mlp(x.dtype() == DType::bf16, x.size(-1));
+}
+
+}  // namespace flare
