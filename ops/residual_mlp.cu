@@ -20,10 +20,11 @@ namespace flare {
 bool has_residual_mlp(bool is_bf16, int64_t channels) { return channels == 64 || channels == 128 || (is_bf16 && channels == 256); }
 
 #if defined(FLARE_CUDA)
-/// Blocks below dw_blocks add chunks of weight gradients, four neighbours a thread; the others sums of tiles for 8 columns, 32 groups of
-/// tiles side by side, then the groups. Fixed order. Block of 256.
-__global__ void residual_mlp_reduce_kernel(const float4* dw_parts, const float* bias_parts, float4* dw, float* db, int64_t per_layer,
-                                           int64_t n_packs, int64_t n_chunks, int64_t n_columns, int64_t n_tiles, int64_t dw_blocks) {
+/// Blocks below dw_blocks add chunks of weight gradients, four neighbours a thread; the others sums of tiles for 8 columns, 32
+/// groups of tiles side by side, then the groups. Fixed order. Block of 256.
+__global__ void residual_mlp_reduce_kernel(const float4* dw_parts, const float* bias_parts, float4* dw, float* db,
+                                           int64_t per_layer, int64_t n_packs, int64_t n_chunks, int64_t n_columns, int64_t n_tiles,
+                                           int64_t dw_blocks) {
   __shared__ float groups[32][8];
   if (blockIdx.x < dw_blocks) {
     const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
@@ -91,16 +92,18 @@ void check_layers(const Layers& l, const char* who) {
           param_dtype(x.dtype()), " [", c, "], got ", l.bias(i).dtype(), " ", l.bias(i).shape());
   }
   if (l.mask())
-    check(l.mask().dtype() == DType::u8 && l.mask().shape() == x.shape().without(-1), who, ": mask must be u8 ", x.shape().without(-1),
-          ", got ", l.mask().dtype(), " ", l.mask().shape());
+    check(l.mask().dtype() == DType::u8 && l.mask().shape() == x.shape().without(-1), who, ": mask must be u8 ",
+          x.shape().without(-1), ", got ", l.mask().dtype(), " ", l.mask().shape());
   if (x.device() == Device::cuda)
-    check(has_residual_mlp(x.dtype() == DType::bf16, c) && x.dtype() != DType::f64, who, ": no kernel for ", x.dtype(), " of width ", c);
+    check(has_residual_mlp(x.dtype() == DType::bf16, c) && x.dtype() != DType::f64, who, ": no kernel for ", x.dtype(),
+          " of width ", c);
 }
 bool is_residual(size_t layer, size_t n, const MlpAttrs& a) {
   return layer == 0 ? a.input_residual : layer + 1 < n || a.output_residual;
 }
 
-/// The layers one by one: what the op is compared with, and what the CPU runs. `before`: takes a_l of each layer with an activation.
+/// The layers one by one: what the op is compared with, and what the CPU runs. `before`: takes a_l of each layer with an
+/// activation.
 template <class F> Tensor layer_by_layer(const Layers& l, const MlpAttrs& a, F&& before) {
   Tensor h = l.x();
   for (size_t i = 0; i < l.n; ++i) {
@@ -159,12 +162,13 @@ template <class T> ResidualMlpArgs<T> args_of(const Layers& l, const MlpAttrs& a
 }
 #endif
 
-/// Rows in chunks of whole tiles, so that the products of all layers and chunks fill the GPU: at most 26 (5 layers: 130 blocks), and of
-/// the counts in the upper half the one that pads least.
+/// Rows in chunks of whole tiles, so that the products of all layers and chunks fill the GPU: at most 26 (5 layers: 130 blocks),
+/// and of the counts in the upper half the one that pads least.
 struct Chunks {
   int64_t count = 1, rows = 0;
   Chunks(int64_t all_rows, int64_t channels) {
-    const int64_t tile = all_rows >= 16768 ? 128 : (all_rows >= 8384 || channels > 128 ? 64 : 32);  // every kernel's tile divides it
+    const int64_t tile =
+        all_rows >= 16768 ? 128 : (all_rows >= 8384 || channels > 128 ? 64 : 32);  // every kernel's tile divides it
     const int64_t most = std::clamp<int64_t>(all_rows / 128, 1, 26);
     for (int64_t n = most; n >= (most + 1) / 2; --n) {
       const int64_t r = (all_rows + n * tile - 1) / (n * tile) * tile;
@@ -184,8 +188,8 @@ struct ResidualMlpBackward {
   static OutSpecs infer(Inputs in, const Attrs&) {
     const Layers l = layers_of(in.first(in.size() - 1));
     check_layers(l, name);
-    check(in.back().shape() == l.x().shape() && in.back().dtype() == l.x().dtype(), name, ": gy must be like x, ", l.x().dtype(), " ",
-          l.x().shape(), ", got ", in.back().dtype(), " ", in.back().shape());
+    check(in.back().shape() == l.x().shape() && in.back().dtype() == l.x().dtype(), name, ": gy must be like x, ", l.x().dtype(),
+          " ", l.x().shape(), ", got ", in.back().dtype(), " ", in.back().shape());
     const auto n = static_cast<int64_t>(l.n), c = l.channels();
     const DType param = param_dtype(l.x().dtype());
     return {{l.x().shape(), l.x().dtype()}, {{n, c, c}, param}, {{n, c}, param}};
@@ -320,7 +324,8 @@ struct ResidualMlp {
       const double spread = 1.5 / std::sqrt(static_cast<double>(c));
       Sample s{label, {{.shape = x, .differentiable = differentiable}}, a};
       for (int i = 0; i < n; ++i)
-        s.inputs.push_back({.kind = InputSpec::param, .shape = {c, c}, .lo = -spread, .hi = spread, .differentiable = differentiable});
+        s.inputs.push_back(
+            {.kind = InputSpec::param, .shape = {c, c}, .lo = -spread, .hi = spread, .differentiable = differentiable});
       for (int i = 0; i < n; ++i) s.inputs.push_back({.kind = InputSpec::param, .shape = {c}, .differentiable = differentiable});
       if (masked)
         s.inputs.push_back({.kind = InputSpec::mask, .shape = x.without(-1)});

@@ -1,5 +1,5 @@
-/// The fused residual MLP beyond what its op samples say: padding in long runs, the module's choice between fused and plain, and what a
-/// wrong call is told.
+/// The fused residual MLP beyond what its op samples say: padding in long runs, the module's choice between fused and plain, and
+/// what a wrong call is told.
 #include <doctest/doctest.h>
 
 #include <cmath>

@@ -9,9 +9,9 @@
 
 namespace flare {
 
-/// GELU (tanh form) and its slope at one point, from one hyperbolic tangent: f32 as in ops/pointwise.h, with the fast exponential and
-/// reciprocal (2 ulp each). bf16 takes the unit's tangent, 2^-11 off at most, an eighth of bf16's rounding: special functions would
-/// otherwise take longer than the products.
+/// GELU (tanh form) and its slope at one point, from one hyperbolic tangent: f32 as in ops/pointwise.h, with the fast exponential
+/// and reciprocal (2 ulp each). bf16 takes the unit's tangent, 2^-11 off at most, an eighth of bf16's rounding: special functions
+/// would otherwise take longer than the products.
 template <class T> struct MlpGelu {
   float value, slope;
   __device__ explicit MlpGelu(float x) {
@@ -131,7 +131,8 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
 }
 
 /// Adds one pair of columns, already summed over a thread's rows, over the warp's; the first lanes put the sums down.
-template <class Tile> __device__ __forceinline__ void put_column_sums(float s0, float s1, int nt, const MlpPlace<Tile>& at, float* sums) {
+template <class Tile>
+__device__ __forceinline__ void put_column_sums(float s0, float s1, int nt, const MlpPlace<Tile>& at, float* sums) {
 #pragma unroll
   for (int step = 4; step < 32; step *= 2) {
     s0 += __shfl_xor_sync(0xffffffffu, s0, step);
@@ -244,7 +245,8 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
   }
 #pragma unroll
   for (int nt = 0; nt < Tile::kNT; ++nt)
-    for_column<Tile>(acc, at, nt, [&](int row, int col, float v0, float v1, int) { store_pair(h + row * Tile::kStride + col, v0, v1); });
+    for_column<Tile>(acc, at, nt,
+                     [&](int row, int col, float v0, float v1, int) { store_pair(h + row * Tile::kStride + col, v0, v1); });
   __syncthreads();
   store_rows<Tile>(h, args.y, first, args.rows);
 }

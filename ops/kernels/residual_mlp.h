@@ -10,17 +10,17 @@ inline constexpr int kMaxMlpLayers = 8;
 
 /// Pointers are to packed arrays on the device. Arrays of the backward pass may be null in the forward pass.
 template <class T> struct ResidualMlpArgs {
-  const T* x = nullptr;                  // [rows, C]
-  const T* w[kMaxMlpLayers] = {};        // [C, C] each, 16-byte aligned
+  const T* x = nullptr;                   // [rows, C]
+  const T* w[kMaxMlpLayers] = {};         // [C, C] each, 16-byte aligned
   const float* bias[kMaxMlpLayers] = {};  // [C]
-  const uint8_t* mask = nullptr;         // [rows] or null: rows of zeros in x, y and gy where it is 0
-  T* y = nullptr;                        // [rows, C]: the result; backward: the gradient of x
-  const T* gy = nullptr;                 // [rows, C]
-  T* kept = nullptr;                     // [n_layers, padded_rows, C]: what each layer read
-  T* cotangents = nullptr;               // [n_layers, padded_rows, C]: of each layer's sum before its activation
-  float* bias_parts = nullptr;           // [tiles, n_layers, C]: sums of the cotangents over the rows of each tile
-  int64_t rows = 0, padded_rows = 0;     // rows of zeros fill up to padded_rows, which in the backward pass is whole tiles
-  int n_layers = 0, channels = 0;        // n_layers >= 2
+  const uint8_t* mask = nullptr;          // [rows] or null: rows of zeros in x, y and gy where it is 0
+  T* y = nullptr;                         // [rows, C]: the result; backward: the gradient of x
+  const T* gy = nullptr;                  // [rows, C]
+  T* kept = nullptr;                      // [n_layers, padded_rows, C]: what each layer read
+  T* cotangents = nullptr;                // [n_layers, padded_rows, C]: of each layer's sum before its activation
+  float* bias_parts = nullptr;            // [tiles, n_layers, C]: sums of the cotangents over the rows of each tile
+  int64_t rows = 0, padded_rows = 0;      // rows of zeros fill up to padded_rows, which in the backward pass is whole tiles
+  int n_layers = 0, channels = 0;         // n_layers >= 2
   bool input_residual = true, output_residual = true;
 };
 
@@ -31,7 +31,8 @@ template <class T> int64_t residual_mlp_tile_rows(int64_t channels, int64_t rows
 template <class T> void residual_mlp_forward_cuda(const ResidualMlpArgs<T>& args, const Stream& stream);
 template <class T> void residual_mlp_backward_cuda(const ResidualMlpArgs<T>& args, const Stream& stream);
 
-/// dw[l] = Σ_s dw_parts[l][s],  db[l] = Σ_t bias_parts[t][l];  dw_parts [n_layers, n_chunks, C, C], dw [n_layers, C, C], db [n_layers, C]
+/// dw[l] = Σ_s dw_parts[l][s],  db[l] = Σ_t bias_parts[t][l];  dw_parts [n_layers, n_chunks, C, C], dw [n_layers, C, C], db
+/// [n_layers, C]
 void residual_mlp_reduce_cuda(const float* dw_parts, const float* bias_parts, float* dw, float* db, int n_layers, int64_t channels,
                               int64_t n_chunks, int64_t n_tiles, const Stream& stream);
 

@@ -56,8 +56,8 @@ template <class T> void residual_mlp_forward_cuda(const ResidualMlpArgs<T>& args
 template <class T> void residual_mlp_backward_cuda(const ResidualMlpArgs<T>& args, const Stream& stream) {
   with_mlp_tile<T>(args.channels, args.rows, [&](auto tile) {
     using Tile = decltype(tile);
-    launch("residual_mlp backward", residual_mlp_backward_kernel<Tile>, mlp_grid<Tile>(args.padded_rows, Tile::kBackwardBytes), stream,
-           args);
+    launch("residual_mlp backward", residual_mlp_backward_kernel<Tile>, mlp_grid<Tile>(args.padded_rows, Tile::kBackwardBytes),
+           stream, args);
   });
 }
 

@@ -8,10 +8,12 @@
 namespace flare {
 
 /// A block of WarpRows x WarpCols warps owns Rows rows of C columns; a warp's part is kMT x kNT fragments of 16 x 8. kBuffers = 2
-/// fetches the next layer's weight while this one is used. kSplit (f32): each operand as two tf32 numbers, which keeps f32's accuracy.
+/// fetches the next layer's weight while this one is used. kSplit (f32): each operand as two tf32 numbers, which keeps f32's
+/// accuracy.
 template <class T_, int Channels, int Rows, int WarpRows, int WarpCols, int Buffers, int Blocks, bool Split> struct MlpTile {
   using T = T_;
-  static constexpr int kC = Channels, kRows = Rows, kWarpRows = WarpRows, kWarpCols = WarpCols, kBuffers = Buffers, kBlocks = Blocks;
+  static constexpr int kC = Channels, kRows = Rows, kWarpRows = WarpRows, kWarpCols = WarpCols, kBuffers = Buffers,
+                       kBlocks = Blocks;
   static constexpr bool kSplit = Split, kBf16 = sizeof(T) == 2;
   static constexpr int kThreads = 32 * WarpRows * WarpCols;
   static constexpr int kMT = Rows / WarpRows / 16, kNT = Channels / WarpCols / 8;
@@ -44,7 +46,9 @@ __device__ __forceinline__ void store_pair(float* p, float a, float b) { *reinte
 __device__ __forceinline__ void store_pair(bf16* p, float a, float b) { *reinterpret_cast<uint32_t*>(p) = pack_bf16(a, b); }
 
 /// Whether a row is one of the array's and, where there is a mask, real.
-__device__ __forceinline__ bool is_live(int64_t row, int64_t rows, const uint8_t* mask) { return row < rows && (!mask || mask[row]); }
+__device__ __forceinline__ bool is_live(int64_t row, int64_t rows, const uint8_t* mask) {
+  return row < rows && (!mask || mask[row]);
+}
 
 /// Fetches a [C,C] weight, or rows first... of a packed [rows,C] array with zeros in place of those not live. Asynchronous.
 template <class Tile> __device__ __forceinline__ void fetch_weight(typename Tile::T* to, const typename Tile::T* w, int stride) {
