@@ -5,7 +5,6 @@
 #include <cstring>
 
 #include "autograd/op.h"
-#include "core/gemm.h"
 #include "core/parallel.h"
 #include "ops/kernels/residual_mlp.h"
 #include "ops/linear.h"
@@ -155,25 +154,24 @@ template <class T> ResidualMlpArgs<T> args_of(const Layers& l, const MlpAttrs& a
     args.bias[i] = held.back().data<float>();
   }
   if (l.mask()) args.mask = l.mask().data<uint8_t>();
-  args.rows = args.padded_rows = l.rows();
+  args.rows = l.rows();
   args.n_layers = static_cast<int>(l.n), args.channels = static_cast<int>(l.channels());
   args.input_residual = a.input_residual, args.output_residual = a.output_residual;
   return args;
 }
 #endif
 
-/// Rows in chunks of whole tiles, so that the products of all layers and chunks fill the GPU: at most 26 (5 layers: 130 blocks),
-/// and of the counts in the upper half the one that pads least.
-struct Chunks {
-  int64_t count = 1, rows = 0;
-  Chunks(int64_t all_rows, int64_t channels) {
-    const int64_t tile =
-        all_rows >= 16768 ? 128 : (all_rows >= 8384 || channels > 128 ? 64 : 32);  // every kernel's tile divides it
-    const int64_t most = std::clamp<int64_t>(all_rows / 128, 1, 26);
-    for (int64_t n = most; n >= (most + 1) / 2; --n) {
-      const int64_t r = (all_rows + n * tile - 1) / (n * tile) * tile;
-      if (rows == 0 || n * r < count * rows) count = n, rows = r;
-    }
+/// What the backward pass needs for itself. Rows go to the weight gradients in chunks, so that all layers' chunks together are two
+/// blocks for each multiprocessor of an H100; every tile of the kernels divides 128 rows.
+struct Workspace {
+  int64_t chunk_rows, n_chunks, slot_rows;
+  explicit Workspace(const Layers& l) {
+    const int64_t rows = l.rows(), side = std::max<int64_t>(1, l.channels() / 128);
+    const int64_t most = std::max<int64_t>(1, 264 / (static_cast<int64_t>(l.n) * side * side));
+    const int64_t wanted = std::clamp<int64_t>(rows / 128, 1, most);
+    chunk_rows = (rows + wanted * 64 - 1) / (wanted * 64) * 64;
+    n_chunks = (rows + chunk_rows - 1) / chunk_rows;
+    slot_rows = (rows + 127) / 128 * 128;
   }
 };
 
@@ -196,9 +194,10 @@ struct ResidualMlpBackward {
   }
   static int64_t workspace(Inputs in, const Attrs&) {
     const Layers l = layers_of(in.first(in.size() - 1));
-    const Chunks chunks(l.rows(), l.channels());
+    if (l.rows() == 0) return 0;
+    const Workspace space(l);
     const auto n = static_cast<int64_t>(l.n), c = l.channels();
-    return n * c * (2 * chunks.count * chunks.rows * size_of(l.x().dtype()) + chunks.count * c * 4);
+    return c * (2 * (n - 1) * space.slot_rows * size_of(l.x().dtype()) + n * space.n_chunks * c * 4);
   }
   static void forward_cpu(Inputs in, Outputs out, const Attrs& a) {
     const Layers l = layers_of(in.first(in.size() - 1));
@@ -229,31 +228,24 @@ struct ResidualMlpBackward {
     }
     dispatch_float_cuda(l.x().dtype(), name, [&](auto tag) {
       using T = typename decltype(tag)::type;
-      const Chunks chunks(l.rows(), l.channels());
+      const Workspace space(l);
       const auto n = static_cast<int64_t>(l.n), c = l.channels();
       std::vector<Tensor> held;
       ResidualMlpArgs<T> args = args_of<T>(l, a, held);
       held.push_back(aligned(in.back()));
       args.gy = held.back().data<T>();
       args.y = out[0].data<T>();
-      args.padded_rows = chunks.count * chunks.rows;
-      const int64_t tile_rows = residual_mlp_tile_rows<T>(c, args.rows), n_tiles = (args.padded_rows + tile_rows - 1) / tile_rows;
-      const Tensor kept = Tensor::empty(Shape{n, args.padded_rows, c}, dtype_of<T>, Device::cuda);
-      const Tensor cotangents = Tensor::empty(Shape{n, args.padded_rows, c}, dtype_of<T>, Device::cuda);
+      args.slot_rows = space.slot_rows, args.chunk_rows = space.chunk_rows;
+      const int64_t tile_rows = residual_mlp_tile_rows<T>(c, args.rows), n_tiles = (args.rows + tile_rows - 1) / tile_rows;
+      const Tensor kept = Tensor::empty(Shape{n - 1, space.slot_rows, c}, dtype_of<T>, Device::cuda);
+      const Tensor cotangents = Tensor::empty(Shape{n - 1, space.slot_rows, c}, dtype_of<T>, Device::cuda);
       const Tensor bias_parts = Tensor::empty(Shape{n_tiles, n, c}, DType::f32, Device::cuda);
-      const Tensor dw_parts = Tensor::empty(Shape{n, chunks.count, c, c}, DType::f32, Device::cuda);
-      args.kept = kept.data<T>(), args.cotangents = cotangents.data<T>(), args.bias_parts = bias_parts.data<float>();
+      const Tensor dw_parts = Tensor::empty(Shape{n, space.n_chunks, c, c}, DType::f32, Device::cuda);
+      args.kept = kept.data<T>(), args.cotangents = cotangents.data<T>();
+      args.bias_parts = bias_parts.data<float>(), args.dw_parts = dw_parts.data<float>();
       residual_mlp_backward_cuda<T>(args, stream);
-      GemmArgs g;  // dw_parts[layer][chunk] = (cotangents of the chunk)ᵀ · (what the layer read)
-      g.transpose_a = true;
-      g.m = g.n = c, g.k = chunks.rows, g.batch = n * chunks.count;
-      g.a = cotangents.raw(), g.b = kept.raw(), g.c = dw_parts.raw();
-      g.lda = g.ldb = g.ldc = c;
-      g.stride_a = g.stride_b = chunks.rows * c, g.stride_c = c * c;
-      g.dtype = dtype_of<T>, g.out_dtype = DType::f32;
-      gemm(g, stream);
       residual_mlp_reduce_cuda(dw_parts.data<float>(), bias_parts.data<float>(), out[1].data<float>(), out[2].data<float>(),
-                               static_cast<int>(n), c, chunks.count, n_tiles, stream);
+                               static_cast<int>(n), c, space.n_chunks, n_tiles, stream);
     });
   }
 #endif

@@ -12,9 +12,9 @@ namespace flare {
 /// x [...,C], f32 or bf16 (f64 on the CPU); weights and biases: n >= 2 tensors [C,C] ([out,in]) and [C] of param_dtype(x.dtype()).
 /// mask: undefined, or u8 x.shape() without C; where it is 0 the row of y is 0 and passes no gradient, and runs of such rows cost
 /// nothing. GELU in its tanh form. Keeps x and nothing else: the backward pass runs the layers again. On CUDA one kernel forward;
-/// backward one kernel, one batched product and one reduction. f32 products are split tf32 ones with f32's accuracy; tf32 after
-/// set_tf32(true). Idea: fully fused MLPs, Müller et al., arXiv 2201.05989. ShapeError on shapes that disagree, or without a kernel
-/// (see fusable).
+/// backward three launches: a kernel, the weight gradients, a reduction. f32 products are split tf32 ones with f32's accuracy; tf32
+/// after set_tf32(true). Idea: fully fused MLPs, Müller et al., arXiv 2201.05989. ShapeError on shapes that disagree, or without a
+/// kernel (see fusable).
 Tensor residual_mlp(const Tensor& x, const std::vector<Tensor>& weights, const std::vector<Tensor>& biases, const Tensor& mask = {},
                     bool input_residual = true, bool output_residual = true);
 

@@ -66,14 +66,6 @@ template <class Tile> struct MlpSlopes {
   }
 };
 
-template <class Tile> __device__ __forceinline__ void clear(MlpFragments<Tile>& acc) {
-#pragma unroll
-  for (int mt = 0; mt < Tile::kMT; ++mt)
-#pragma unroll
-    for (int nt = 0; nt < Tile::kNT; ++nt)
-#pragma unroll
-      for (int j = 0; j < 4; ++j) acc[mt][nt][j] = 0;
-}
 /// f(row, col, v0, v1, pair) for each pair of a thread's fragments in column tile nt; f may change the values.
 template <class Tile, class F>
 __device__ __forceinline__ void for_column(MlpFragments<Tile>& acc, const MlpPlace<Tile>& at, int nt, F f) {
@@ -148,7 +140,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
   T *weights = reinterpret_cast<T*>(shared), *h = weights + Tile::kBuffers * Tile::kWeightElements;
   float* sums = reinterpret_cast<float*>(h + Tile::kRows * Tile::kStride);
   const MlpPlace<Tile> at;
-  const int64_t first = static_cast<int64_t>(blockIdx.x) * Tile::kRows, slot = args.padded_rows * Tile::kC;
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * Tile::kRows, slot = args.slot_rows * Tile::kC;
   const int n = args.n_layers;
   // Steps 0 to n-2 run layers 0 to n-2 again; steps n-1 to 2n-2 go back through layers n-1 to 0.
   const auto fetch_for = [&](int step) {
@@ -157,12 +149,8 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
                        step < n - 1 ? Tile::kStride : Tile::kStrideDown);
   };
   if (!has_live_row<Tile>(first, args.rows, args.mask)) {
-    for (int layer = 0; layer < n; ++layer) {
-      store_rows<Tile>(nullptr, args.kept + layer * slot, first, args.padded_rows);
-      store_rows<Tile>(nullptr, args.cotangents + layer * slot, first, args.padded_rows);
-      for (int c = threadIdx.x; c < Tile::kC; c += Tile::kThreads)
-        args.bias_parts[(static_cast<int64_t>(blockIdx.x) * n + layer) * Tile::kC + c] = 0;
-    }
+    for (int i = threadIdx.x; i < n * Tile::kC; i += Tile::kThreads)
+      args.bias_parts[static_cast<int64_t>(blockIdx.x) * n * Tile::kC + i] = 0;
     store_rows<Tile>(nullptr, args.y, first, args.rows);
     return;
   }
@@ -173,7 +161,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
     copy_async_wait<0>();
     __syncthreads();
     if (Tile::kBuffers == 2) fetch_for(layer + 1);
-    store_rows<Tile>(h, args.kept + layer * slot, first, args.padded_rows);
+    if (layer > 0) store_rows<Tile>(h, args.kept + (layer - 1) * slot, first, args.rows);
     clear<Tile>(acc);
     mlp_product<Tile, false>(acc, h, weights + layer % Tile::kBuffers * Tile::kWeightElements, at);
     __syncthreads();
@@ -196,7 +184,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
     }
   }
   __syncthreads();
-  store_rows<Tile>(h, args.kept + (n - 1) * slot, first, args.padded_rows);
+  store_rows<Tile>(h, args.kept + (n - 2) * slot, first, args.rows);
   __syncthreads();
   fetch_rows<Tile>(h, args.gy, first, args.rows, args.mask);
   copy_async_wait<0>();
@@ -217,7 +205,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
     copy_async_wait<0>();
     __syncthreads();
     if (Tile::kBuffers == 2) fetch_for(step + 1);
-    store_rows<Tile>(h, args.cotangents + layer * slot, first, args.padded_rows);
+    if (layer < n - 1) store_rows<Tile>(h, args.cotangents + layer * slot, first, args.rows);
     for (int c = threadIdx.x; c < Tile::kC; c += Tile::kThreads) {
       float sum = 0;
       for (int w = 0; w < Tile::kWarpRows; ++w) sum += sums[w * Tile::kC + c];

@@ -16,11 +16,12 @@ template <class T> struct ResidualMlpArgs {
   const uint8_t* mask = nullptr;          // [rows] or null: rows of zeros in x, y and gy where it is 0
   T* y = nullptr;                         // [rows, C]: the result; backward: the gradient of x
   const T* gy = nullptr;                  // [rows, C]
-  T* kept = nullptr;                      // [n_layers, padded_rows, C]: what each layer read
-  T* cotangents = nullptr;                // [n_layers, padded_rows, C]: of each layer's sum before its activation
-  float* bias_parts = nullptr;            // [tiles, n_layers, C]: sums of the cotangents over the rows of each tile
-  int64_t rows = 0, padded_rows = 0;      // rows of zeros fill up to padded_rows, which in the backward pass is whole tiles
-  int n_layers = 0, channels = 0;         // n_layers >= 2
+  T* kept = nullptr;                      // [n_layers - 1, slot_rows, C]: what each layer after the first read
+  T* cotangents = nullptr;  // [n_layers - 1, slot_rows, C]: of each layer's sum before its activation, but the last's, which is gy
+  float* bias_parts = nullptr;                      // [tiles, n_layers, C]: sums of the cotangents over the rows of each tile
+  float* dw_parts = nullptr;                        // [n_layers, chunks, C, C]: products over chunk_rows rows each
+  int64_t rows = 0, slot_rows = 0, chunk_rows = 0;  // slot_rows: rows filled up to whole tiles
+  int n_layers = 0, channels = 0;                   // n_layers >= 2
   bool input_residual = true, output_residual = true;
 };
 
@@ -29,6 +30,7 @@ bool has_residual_mlp(bool is_bf16, int64_t channels);
 template <class T> int64_t residual_mlp_tile_rows(int64_t channels, int64_t rows);
 
 template <class T> void residual_mlp_forward_cuda(const ResidualMlpArgs<T>& args, const Stream& stream);
+/// Fills y, kept, cotangents and bias_parts; then dw_parts.
 template <class T> void residual_mlp_backward_cuda(const ResidualMlpArgs<T>& args, const Stream& stream);
 
 /// dw[l] = Σ_s dw_parts[l][s],  db[l] = Σ_t bias_parts[t][l];  dw_parts [n_layers, n_chunks, C, C], dw [n_layers, C, C], db

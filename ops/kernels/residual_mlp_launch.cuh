@@ -3,6 +3,7 @@
 #include "core/gemm.h"
 #include "core/launch.cuh"
 #include "ops/kernels/residual_mlp.cuh"
+#include "ops/kernels/residual_mlp_weights.cuh"
 
 namespace flare {
 
@@ -53,12 +54,32 @@ template <class T> void residual_mlp_forward_cuda(const ResidualMlpArgs<T>& args
     launch("residual_mlp", residual_mlp_kernel<Tile>, mlp_grid<Tile>(args.rows, Tile::kForwardBytes), stream, args);
   });
 }
+template <class T, bool kSplit> void launch_mlp_weights(const ResidualMlpArgs<T>& args, const Stream& stream) {
+  const auto with = [&](auto tile) {
+    using Tile = decltype(tile);
+    const auto n_chunks = static_cast<unsigned>((args.rows + args.chunk_rows - 1) / args.chunk_rows);
+    launch(
+        "residual_mlp weights", residual_mlp_weights_kernel<Tile>,
+        LaunchShape{dim3(n_chunks, static_cast<unsigned>(args.n_layers), Tile::kParts), dim3(Tile::kThreads), Tile::kSharedBytes},
+        stream, args);
+  };
+  if (args.channels == 64)
+    with(MlpWeightsTile<T, 64, kSplit>{});
+  else if (args.channels == 128)
+    with(MlpWeightsTile<T, 128, kSplit>{});
+  else if constexpr (sizeof(T) == 2)
+    with(MlpWeightsTile<T, 256, kSplit>{});
+}
 template <class T> void residual_mlp_backward_cuda(const ResidualMlpArgs<T>& args, const Stream& stream) {
   with_mlp_tile<T>(args.channels, args.rows, [&](auto tile) {
     using Tile = decltype(tile);
-    launch("residual_mlp backward", residual_mlp_backward_kernel<Tile>, mlp_grid<Tile>(args.padded_rows, Tile::kBackwardBytes),
-           stream, args);
+    launch("residual_mlp backward", residual_mlp_backward_kernel<Tile>, mlp_grid<Tile>(args.rows, Tile::kBackwardBytes), stream,
+           args);
   });
+  if (sizeof(T) == 2 || !tf32_enabled())
+    launch_mlp_weights<T, sizeof(T) == 4>(args, stream);
+  else
+    launch_mlp_weights<T, false>(args, stream);
 }
 
 }  // namespace flare

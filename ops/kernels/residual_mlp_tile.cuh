@@ -36,6 +36,14 @@ template <class Tile> struct MlpPlace {
   __device__ int col(int nt) const { return first_col() + nt * 8 + lane % 4 * 2; }
 };
 template <class Tile> using MlpFragments = float[Tile::kMT][Tile::kNT][4];
+template <class Tile> __device__ __forceinline__ void clear(MlpFragments<Tile>& acc) {
+#pragma unroll
+  for (int mt = 0; mt < Tile::kMT; ++mt)
+#pragma unroll
+    for (int nt = 0; nt < Tile::kNT; ++nt)
+#pragma unroll
+      for (int j = 0; j < 4; ++j) acc[mt][nt][j] = 0;
+}
 
 __device__ __forceinline__ float2 load_pair(const float* p) { return *reinterpret_cast<const float2*>(p); }
 __device__ __forceinline__ float2 load_pair(const bf16* p) {
@@ -100,6 +108,38 @@ struct MlpSplit {
   }
 };
 
+/// The operands of one f32 product of 16 x 8 x 8 as the matrix units take them.
+template <bool kSplit> struct MlpLeft {
+  uint32_t hi[4], lo[kSplit ? 4 : 1];
+  __device__ void set(int j, float v) {
+    if constexpr (kSplit) {
+      const MlpSplit s(v);
+      hi[j] = s.hi, lo[j] = s.lo;
+    } else {
+      hi[j] = mlp_tf32_nearest(v);
+    }
+  }
+};
+template <bool kSplit> struct MlpRight {
+  uint32_t hi[2], lo[2];
+  __device__ MlpRight(float v0, float v1) {
+    if constexpr (kSplit) {
+      const MlpSplit s0(v0), s1(v1);
+      hi[0] = s0.hi, lo[0] = s0.lo, hi[1] = s1.hi, lo[1] = s1.lo;
+    } else {
+      hi[0] = mlp_tf32_nearest(v0), hi[1] = mlp_tf32_nearest(v1);
+    }
+  }
+};
+template <bool kSplit>
+__device__ __forceinline__ void mlp_mma(float (&acc)[4], const MlpLeft<kSplit>& a, const MlpRight<kSplit>& b) {
+  if constexpr (kSplit) {
+    mma_tf32_k8(acc, a.lo, b.hi[0], b.hi[1], acc);
+    mma_tf32_k8(acc, a.hi, b.lo[0], b.lo[1], acc);
+  }
+  mma_tf32_k8(acc, a.hi, b.hi[0], b.hi[1], acc);
+}
+
 /// acc += tile·wᵀ (kDown false: w is read along its rows), or acc += tile·w (kDown true, w stored with stride kStrideDown).
 template <class Tile, bool kDown>
 __device__ __forceinline__ void mlp_product(MlpFragments<Tile>& acc, const float* tile, const float* w, const MlpPlace<Tile>& at) {
@@ -109,36 +149,18 @@ __device__ __forceinline__ void mlp_product(MlpFragments<Tile>& acc, const float
   const float* b_row = kDown ? w + t * kStride + at.first_col() + g : w + (at.first_col() + g) * kStride + t;
 #pragma unroll 4
   for (int k = 0; k < Tile::kC; k += 8) {
-    uint32_t hi[Tile::kMT][4], lo[Tile::kMT][4];
+    MlpLeft<Tile::kSplit> left[Tile::kMT];
 #pragma unroll
     for (int mt = 0; mt < Tile::kMT; ++mt)
 #pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        const float v = a_row[(mt * 16 + j % 2 * 8) * Tile::kStride + k + j / 2 * 4];
-        if constexpr (Tile::kSplit) {
-          const MlpSplit s(v);
-          hi[mt][j] = s.hi, lo[mt][j] = s.lo;
-        } else {
-          hi[mt][j] = mlp_tf32_nearest(v);
-        }
-      }
+      for (int j = 0; j < 4; ++j) left[mt].set(j, a_row[(mt * 16 + j % 2 * 8) * Tile::kStride + k + j / 2 * 4]);
 #pragma unroll
     for (int nt = 0; nt < Tile::kNT; ++nt) {
       const float v0 = kDown ? b_row[k * kStride + nt * 8] : b_row[nt * 8 * kStride + k];
       const float v1 = kDown ? b_row[(k + 4) * kStride + nt * 8] : b_row[nt * 8 * kStride + k + 4];
-      if constexpr (Tile::kSplit) {
-        const MlpSplit b0(v0), b1(v1);
+      const MlpRight<Tile::kSplit> right(v0, v1);
 #pragma unroll
-        for (int mt = 0; mt < Tile::kMT; ++mt) {
-          mma_tf32_k8(acc[mt][nt], lo[mt], b0.hi, b1.hi, acc[mt][nt]);
-          mma_tf32_k8(acc[mt][nt], hi[mt], b0.lo, b1.lo, acc[mt][nt]);
-          mma_tf32_k8(acc[mt][nt], hi[mt], b0.hi, b1.hi, acc[mt][nt]);
-        }
-      } else {
-        const uint32_t b0 = mlp_tf32_nearest(v0), b1 = mlp_tf32_nearest(v1);
-#pragma unroll
-        for (int mt = 0; mt < Tile::kMT; ++mt) mma_tf32_k8(acc[mt][nt], hi[mt], b0, b1, acc[mt][nt]);
-      }
+      for (int mt = 0; mt < Tile::kMT; ++mt) mlp_mma(acc[mt][nt], left[mt], right);
     }
   }
 }
