@@ -5,16 +5,16 @@
 
 namespace flare {
 
-/// The residual MLP of FLARE.py with all widths equal, as one op: h_0 = x, and for the layers l = 1 … n with a_l = w_l h_{l-1} +
-/// b_l
-///   h_1 = gelu(a_1) (+ h_0 with input_residual),   h_l = h_{l-1} + gelu(a_l) for 1 < l < n,   y = a_n (+ h_{n-1} with
-///   output_residual)
-/// x [...,C], f32 or bf16 (f64 on the CPU); weights and biases: n >= 2 tensors [C,C] ([out,in]) and [C] of param_dtype(x.dtype()).
-/// mask: undefined, or u8 x.shape() without C; where it is 0 the row of y is 0 and passes no gradient, and runs of such rows cost
-/// nothing. GELU in its tanh form. Keeps x and nothing else: the backward pass runs the layers again. On CUDA one kernel forward;
-/// backward three launches: a kernel, the weight gradients, a reduction. f32 products are split tf32 ones with f32's accuracy; tf32
-/// after set_tf32(true). Idea: fully fused MLPs, Müller et al., arXiv 2201.05989. ShapeError on shapes that disagree, or without a
-/// kernel (see fusable).
+/// The residual MLP of FLARE.py with all widths equal, as one op. With h_0 = x and a_l = w_l h_{l-1} + b_l for the layers l = 1 … n
+///   h_1 = gelu(a_1) (+ x when input_residual)
+///   h_l = h_{l-1} + gelu(a_l), 1 < l < n
+///   y = a_n (+ h_{n-1} when output_residual)
+/// x [...,C], f32 or bf16 (f64 on the CPU); weights and biases: n >= 2 tensors [C,C] ([out,in]) and [C] of param_dtype(x.dtype());
+/// mask: undefined, or u8 of x's shape without C: where it is 0 the row of y is 0 and passes no gradient. GELU in its tanh form.
+/// Keeps x and nothing else: the backward pass runs the layers again. On CUDA one launch forward and three backward (a kernel, the
+/// weight gradients, a reduction), and tiles of padding cost nothing. f32 products are split tf32 ones of f32's accuracy; plain
+/// tf32 after set_tf32(true). ShapeError on shapes that disagree or have no kernel. Idea: fully fused MLPs, Müller et al., arXiv
+/// 2201.05989.
 Tensor residual_mlp(const Tensor& x, const std::vector<Tensor>& weights, const std::vector<Tensor>& biases, const Tensor& mask = {},
                     bool input_residual = true, bool output_residual = true);
 

@@ -100,17 +100,14 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
     __syncthreads();
     if (Tile::kBuffers == 2) fetch_next();
     MlpFragments<Tile> acc;
-    clear<Tile>(acc);
+    start_from<Tile>(acc, args.bias[layer], at);
     mlp_product<Tile, false>(acc, h, weights + layer % Tile::kBuffers * Tile::kWeightElements, at);
     __syncthreads();  // everyone has read h and the weight
     if (Tile::kBuffers == 1) fetch_next();
     const bool last = layer == n - 1, residual = layer == 0 ? args.input_residual : !last || args.output_residual;
-    const float* bias = args.bias[layer];
 #pragma unroll
     for (int nt = 0; nt < Tile::kNT; ++nt) {
-      const float2 b = load_pair(bias + at.col(nt));
       for_column<Tile>(acc, at, nt, [&](int row, int col, float v0, float v1, int) {
-        v0 += b.x, v1 += b.y;
         if (!last) v0 = MlpGelu<T>(v0).value, v1 = MlpGelu<T>(v1).value;
         T* mine = h + row * Tile::kStride + col;
         const float2 before = residual ? load_pair(mine) : float2{0, 0};
@@ -162,19 +159,17 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
     __syncthreads();
     if (Tile::kBuffers == 2) fetch_for(layer + 1);
     if (layer > 0) store_rows<Tile>(h, args.kept + (layer - 1) * slot, first, args.rows);
-    clear<Tile>(acc);
+    start_from<Tile>(acc, args.bias[layer], at);
     mlp_product<Tile, false>(acc, h, weights + layer % Tile::kBuffers * Tile::kWeightElements, at);
     __syncthreads();
     if (Tile::kBuffers == 1) fetch_for(layer + 1);
     const bool residual = layer > 0 || args.input_residual;
-    const float* bias = args.bias[layer];
     T* slopes_at = args.cotangents + layer * slot + first * Tile::kC;  // kept there until the cotangent takes their place
 #pragma unroll
     for (int nt = 0; nt < Tile::kNT; ++nt) {
-      const float2 b = load_pair(bias + at.col(nt));
       MlpSlopes<Tile> slopes;
       for_column<Tile>(acc, at, nt, [&](int row, int col, float v0, float v1, int pair) {
-        const MlpGelu<T> g0(v0 + b.x), g1(v1 + b.y);
+        const MlpGelu<T> g0(v0), g1(v1);
         slopes.set(pair, g0.slope, g1.slope);
         T* mine = h + row * Tile::kStride + col;
         const float2 before = residual ? load_pair(mine) : float2{0, 0};

@@ -35,6 +35,14 @@ template <class Tile> struct MlpPlace {
   __device__ int row(int mt, int half) const { return first_row() + mt * 16 + lane / 4 + 8 * half; }
   __device__ int col(int nt) const { return first_col() + nt * 8 + lane % 4 * 2; }
 };
+__device__ __forceinline__ float2 load_pair(const float* p) { return *reinterpret_cast<const float2*>(p); }
+__device__ __forceinline__ float2 load_pair(const bf16* p) {
+  const uint32_t bits = *reinterpret_cast<const uint32_t*>(p);
+  return {bf16_low(bits), bf16_high(bits)};
+}
+__device__ __forceinline__ void store_pair(float* p, float a, float b) { *reinterpret_cast<float2*>(p) = {a, b}; }
+__device__ __forceinline__ void store_pair(bf16* p, float a, float b) { *reinterpret_cast<uint32_t*>(p) = pack_bf16(a, b); }
+
 template <class Tile> using MlpFragments = float[Tile::kMT][Tile::kNT][4];
 template <class Tile> __device__ __forceinline__ void clear(MlpFragments<Tile>& acc) {
 #pragma unroll
@@ -44,14 +52,16 @@ template <class Tile> __device__ __forceinline__ void clear(MlpFragments<Tile>& 
 #pragma unroll
       for (int j = 0; j < 4; ++j) acc[mt][nt][j] = 0;
 }
-
-__device__ __forceinline__ float2 load_pair(const float* p) { return *reinterpret_cast<const float2*>(p); }
-__device__ __forceinline__ float2 load_pair(const bf16* p) {
-  const uint32_t bits = *reinterpret_cast<const uint32_t*>(p);
-  return {bf16_low(bits), bf16_high(bits)};
+/// Every row starts as the bias, which spares an addition per element later.
+template <class Tile>
+__device__ __forceinline__ void start_from(MlpFragments<Tile>& acc, const float* bias, const MlpPlace<Tile>& at) {
+#pragma unroll
+  for (int nt = 0; nt < Tile::kNT; ++nt) {
+    const float2 b = load_pair(bias + at.col(nt));
+#pragma unroll
+    for (int mt = 0; mt < Tile::kMT; ++mt) acc[mt][nt][0] = acc[mt][nt][2] = b.x, acc[mt][nt][1] = acc[mt][nt][3] = b.y;
+  }
 }
-__device__ __forceinline__ void store_pair(float* p, float a, float b) { *reinterpret_cast<float2*>(p) = {a, b}; }
-__device__ __forceinline__ void store_pair(bf16* p, float a, float b) { *reinterpret_cast<uint32_t*>(p) = pack_bf16(a, b); }
 
 /// Whether a row is one of the array's and, where there is a mask, real.
 __device__ __forceinline__ bool is_live(int64_t row, int64_t rows, const uint8_t* mask) {
