@@ -168,7 +168,9 @@ struct Workspace {
   explicit Workspace(const Layers& l) {
     const int64_t rows = l.rows(), side = std::max<int64_t>(1, l.channels() / 128);
     const int64_t most = std::max<int64_t>(1, 264 / (static_cast<int64_t>(l.n) * side * side));
-    const int64_t wanted = std::clamp<int64_t>(rows / 128, 1, most);
+    int64_t wanted = std::clamp<int64_t>(rows / 128, 1, most);
+    // Matrix units truncate when they add: in f32 a sum over more rows would lose what the split operands keep.
+    if (l.x().dtype() != DType::bf16) wanted = std::max(wanted, (rows + 1023) / 1024);
     chunk_rows = (rows + wanted * 64 - 1) / (wanted * 64) * 64;
     n_chunks = (rows + chunk_rows - 1) / chunk_rows;
     slot_rows = (rows + 127) / 128 * 128;

@@ -84,8 +84,9 @@ TEST_CASE("residual_mlp: runs of padding on CUDA as on the CPU, and the same bit
     return;
   }
   for (const DType dtype : {DType::f32, DType::bf16})
-    for (const int64_t channels : {64, 128})
+    for (const int64_t channels : {64, 128, 256})
       for (const int64_t n_tokens : {70, 3000, 7001}) {
+        if (channels == 256 && dtype == DType::f32) continue;  // no kernel: a weight alone overfills shared memory
         CAPTURE(channels);
         CAPTURE(n_tokens);
         const Case c = padded_case(3, n_tokens, channels, 3);
