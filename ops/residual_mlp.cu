@@ -30,7 +30,7 @@ __global__ void residual_mlp_reduce_kernel(const float4* dw_parts, const float* 
     if (i >= n_packs) return;
     const float4* p = dw_parts + i / per_layer * n_chunks * per_layer + i % per_layer;
     float4 sum = *p;
-#pragma unroll 4
+#pragma unroll 16
     for (int64_t s = 1; s < n_chunks; ++s) {
       const float4 v = p[s * per_layer];
       sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w;
@@ -168,7 +168,7 @@ struct Workspace {
   explicit Workspace(const Layers& l) {
     const int64_t rows = l.rows(), side = std::max<int64_t>(1, l.channels() / 128);
     const int64_t most = std::max<int64_t>(1, 264 / (static_cast<int64_t>(l.n) * side * side));
-    int64_t wanted = std::clamp<int64_t>(rows / 128, 1, most);
+    int64_t wanted = std::clamp<int64_t>(rows / 64, 1, most);
     // Matrix units truncate when they add: in f32 a sum over more rows would lose what the split operands keep.
     if (l.x().dtype() != DType::bf16) wanted = std::max(wanted, (rows + 1023) / 1024);
     chunk_rows = (rows + wanted * 64 - 1) / (wanted * 64) * 64;

@@ -24,7 +24,7 @@ template <class T, bool kSplit, class F> void with_mlp_tile(int64_t channels, in
       throw ShapeError(cat("residual_mlp: no kernel for C=", channels));
   } else {
     if (channels == 64)
-      few(64) ? f(MlpTile<T, 64, 16, 1, 4, 2, 4, kSplit>{}) : f(MlpTile<T, 64, 64, 4, 2, 2, 2, kSplit>{});
+      few(64) ? f(MlpTile<T, 64, 16, 1, 8, 2, 2, kSplit>{}) : f(MlpTile<T, 64, 64, 4, 2, 2, 2, kSplit>{});
     else if (channels == 128)
       few(64) ? f(MlpTile<T, 128, 16, 1, 8, 1, 2, kSplit>{}) : f(MlpTile<T, 128, 64, 2, 4, 1, 2, kSplit>{});
     else

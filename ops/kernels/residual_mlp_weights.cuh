@@ -68,7 +68,7 @@ __device__ __forceinline__ void mlp_outer_product(MlpFragments<Tile>& acc, const
     for (int nt = 0; nt < Tile::kNT; ++nt) {
       const MlpRight<Tile::kSplit> right(b_col[k * Tile::kStride + nt * 8], b_col[(k + 4) * Tile::kStride + nt * 8]);
 #pragma unroll
-      for (int mt = 0; mt < Tile::kMT; ++mt) mlp_mma(acc[mt][nt], left[mt], right);
+      for (int mt = 0; mt < Tile::kMT; ++mt) mlp_mma(acc[mt][nt], acc[mt][nt], acc[mt][nt], left[mt], right);
     }
   }
 }
