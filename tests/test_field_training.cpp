@@ -62,7 +62,11 @@ TEST_CASE("field regression: parameter counts of FLARE's models") {
   for (const Published& p : {Published{"elasticity", 2, 1, 8, 64, 592641},
                              {"darcy", 3, 1, 16, 256, 691009},
                              {"darcy-gen", 3, 1, 16, 256, 691009},
-                             {"elasticity-gen", 2, 1, 8, 64, 592641}}) {
+                             {"elasticity-gen", 2, 1, 8, 64, 592641},
+                             {"airfoil", 2, 1, 8, 256, 690945},
+                             {"pipe", 2, 1, 8, 128, 625409},
+                             {"drivaerml", 3, 1, 8, 256, 691009},
+                             {"lpbf", 3, 1, 8, 128, 625473}}) {
     const Recipe recipe = read_recipe(cat(kSourceDir, "/tools/configs/pde/", p.recipe, ".json"));
     CHECK(recipe.model.heads == p.heads);
     CHECK(recipe.model.latents == p.latents);

@@ -198,7 +198,8 @@ TEST_CASE("progress: the generators and the checksums are counted to the end, an
                {"pathfinder", {}},
                {"excerpts", {{"source", scratch.file("texts")}, {"length", "64"}}},
                {"darcy-gen", {{"resolution", "17"}, {"stride", "4"}}},
-               {"elasticity-gen", {{"refine", "1"}}}};
+               {"elasticity-gen", {{"refine", "1"}}},
+               {"navier-stokes-gen", {{"resolution", "16"}, {"steps", "30"}, {"times", "2"}}}};
   for (const auto& c : cases) {
     CAPTURE(c.name);
     GenerateOptions options;

@@ -44,6 +44,9 @@ struct NavierStokesSizes {
 struct DarcySizes {
   int64_t side = 421, stride = 5, train = 1000, test = 200, val = 100;
 };
+struct LpbfSizes {
+  int64_t train = 1100, test = 290;
+};
 
 // Each takes the folder of the published files and writes a prepared folder with the published split, the normalisation of the
 // published training code, and, where the files hold samples that no published split uses, a validation split made of those.
@@ -56,6 +59,11 @@ void import_darcy_mat(const std::string& source_dir, const std::string& out_dir,
 /// Whole ShapeNet-Car (mlcfd_data/training_data/param0..8/*/{quadpress_smpl.vtk,press.npy}): test = the first 189 of
 /// torch.randperm(889) from seed 0, train = the others; `cars` below 889 for tests. Or shapenet_car_sample.npz: 3 cars and 1.
 void import_shapenet_car(const std::string& source_dir, const std::string& out_dir, int64_t cars, int64_t test_cars);
+/// FLARE.py's presampled DrivAerML: {train,test}/run_<k>.npz, of a folder val too if there is one.
+void import_drivaerml(const std::string& source_dir, const std::string& out_dir);
+/// LPBF: the .npz files that train.txt and test.txt list, or those of folders train and test; named lpbf-part unless there are as
+/// many as were published.
+void import_lpbf(const std::string& source_dir, const std::string& out_dir, const LpbfSizes& sizes);
 /// The first `count` numbers of torch.randperm(n) on the CPU from this seed.
 std::vector<int64_t> torch_randperm(int64_t n, uint32_t seed, int64_t count);
 

@@ -49,3 +49,16 @@ with open(root / "Meshes/Random_UnitCell_sigma_10.npy", "wb") as f:
     np.lib.format.write_array(f, count((5, 8), 1000, ">f8"), version=(2, 0))
 np.savez_compressed(root / "arrays.npz", x=count((40, 50), dtype=np.float32), y=count((3,), dtype=">i8"), notes=np.array([{"a": 1}], dtype=object))
 np.savez(root / "stored.npz", only=np.asfortranarray(count((4, 3), dtype=np.float16)))
+
+
+def mesh(path, points, fields, name, start, n, columns, **others):
+    """A sample of n points with so many columns of values."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, **{points: count((n, 3), start, np.float32), name: count((n, columns), start + 100, fields)}, **others)
+
+
+for k, split in [(2, "train"), (10, "train"), (4, "test")]:
+    mesh(root / f"drivaerml/{split}/run_{k}.npz", "surface_mesh_centers", np.float32, "surface_fields", 1000 * k, 4, 4)
+for k, n, split in [(1, 3, "train"), (2, 5, "train"), (3, 2, "test")]:
+    mesh(root / f"lpbf/{split}/part_{k}.npz", "pos", np.float64, "disp", 1000 * k, n, 3, elems=count((1, 8), dtype=np.int64),
+         vmstr=count((n,)), _metadata=np.array(['{"metadata": {}}'], dtype=object))
