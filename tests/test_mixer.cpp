@@ -164,6 +164,23 @@ TEST_CASE("mixer on the GPU: error at most twice that of the plain composition i
     }
 }
 
+// Padding has score 0. Where every real score of a latent lies below -88, its weight there is beyond f32, and must not reach dq.
+TEST_CASE("mixer on the GPU: scores all far below 0, beside padding") {
+  if (!cuda_available()) return;
+  for (const int64_t D : {16, 64})
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      const MixerCase c{"far below 0", 2, 2, 40, 333, D, 0.05, 0.05, true};
+      Inputs5 in = inputs_of(c, dtype);
+      const double side = std::sqrt(120.0 / static_cast<double>(D));  // q.k is about -120
+      in.q = cast_to(affine(cast_to(in.q, DType::f32), 1, -side), dtype);
+      in.k = cast_to(affine(cast_to(in.k, DType::f32), 1, side), dtype);
+      const Results exact = run(in, DType::f64, Device::cpu, fused()), ours = run(in, dtype, Device::cuda, fused());
+      for (size_t i = 0; i < 4; ++i)
+        for (const double x : ours[i].to_vector()) REQUIRE(std::isfinite(x));
+      if (dtype == DType::f32) CHECK(error_of(ours[0], exact[0]) < 1e-2);
+    }
+}
+
 // From operands of 8 bits the plain composition gets its scores without rounding, and ours, which take log2(e) into q, do not.
 TEST_CASE("mixer on the GPU: scores of +-80 from operands of few bits have errors below 6e-6") {
   if (!cuda_available()) return;

@@ -357,7 +357,8 @@ __device__ __forceinline__ void dq_step(float (&acc)[MT][DP / 8][4], const Rows1
         }
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
-          const float p = exp2_unit(s[e] - decode[c][e % 2]), q_weight = exp2_unit(s[e] - lse[i][e / 2]);
+          // Bounded as in mixer_dkv.cuh: padding has score 0, and a weight that nothing else bounds.
+          const float p = exp2_unit(s[e] - decode[c][e % 2]), q_weight = exp2_unit(fminf(s[e] - lse[i][e / 2], 1.0f));
           x[e] = f[2 * c + e % 2] * p * (x[e] * decode_keep[e] - delta[c][e % 2]) +
                  q_weight * (y[e] * encode_keep[e] + minus_eps[i][e]);
         }
