@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "autograd/node.h"
+#include "core/beside.h"
 #include "core/copy_many.h"
 
 namespace flare {
@@ -30,6 +31,7 @@ class Deliveries {
   /// of it where g shares its bytes, perhaps with the cotangent of another tensor.
   void add(const std::shared_ptr<TapeRecord>& leaf, Tensor g) {
     if (!leaf->grad) {
+      if (is_beside(g)) join_beside();
       leaf->grad = g.is_sole_owner() && g.is_contiguous() ? std::move(g) : clone(g);
       return;
     }
@@ -83,7 +85,9 @@ void backward(const Tensor& y, const Tensor& gy, bool keep_graph) {
   std::unordered_map<Node*, Cotangent> sums;
   Deliveries deliveries;
   std::vector<std::shared_ptr<Node>> alive;  // nodes stay valid while their consumers are torn down
+  const BesideScope beside_scope;            // for gradients of weights, which nothing waits for before the end
   const auto push = [&](const std::shared_ptr<Node>& node, Tensor g) {
+    if (is_beside(g)) join_beside();  // of a weight that was computed from others
     const auto [entry, is_new] = sums.try_emplace(node.get());
     if (is_new) {
       pending.push(node.get());
@@ -121,6 +125,7 @@ void backward(const Tensor& y, const Tensor& gy, bool keep_graph) {
       node->inputs.clear();  // links go here, one by one: destruction never recurses down a deep graph
     }
   }
+  join_beside();
   deliveries.flush();
 }
 

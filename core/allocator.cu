@@ -7,6 +7,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "core/beside.h"
 #include "core/rehearsal.h"
 #if defined(FLARE_CUDA)
 #include "core/launch.cuh"
@@ -216,6 +217,7 @@ void* allocate_bytes(Device device, int64_t bytes) {
   return device == Device::cuda && rehearsing() ? rehearse_allocation(bytes) : pool(device).take(bytes);
 }
 void release_bytes(Device device, void* data, int64_t bytes) noexcept {
+  if (data && device == Device::cuda && keep_until_join(data, bytes)) return;
   if (is_rehearsed(data))
     rehearse_release(bytes);
   else if (data)

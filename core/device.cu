@@ -2,6 +2,7 @@
 
 #include <charconv>
 
+#include "core/beside.h"
 #include "core/rehearsal.h"
 #if defined(FLARE_CUDA)
 #include "core/launch.cuh"
@@ -80,6 +81,7 @@ Stream& compute_stream(Device device) {
   static Stream cpu;
   if (device == Device::cpu) return cpu;
   check(!rehearsing(), "compute_stream: asked for the GPU's during a rehearsal, which computes nothing");
+  if (Stream* beside = beside_stream()) return *beside;
   static Stream cuda = [] {
     int index = 0;
     cuda_check(cudaGetDevice(&index), "cudaGetDevice");

@@ -4,6 +4,7 @@
 #include <cublas_v2.h>
 
 #include <cstdio>
+#include <map>
 
 #include "core/allocator.h"
 #include "core/gemm_check.h"
@@ -19,8 +20,9 @@ void cublas_check(cublasStatus_t status, const char* what) {
     throw DeviceError(cat(what, ": ", cublasGetStatusName(status), " (", cublasGetStatusString(status), ")"));
 }
 
-/// The cuBLAS handle of the process. Its workspace is ours and fixed: with cuBLAS's own pool a captured graph would allocate,
-/// and results could differ between runs. The first product therefore has to run before a capture begins.
+/// A cuBLAS handle. Its workspace is ours and fixed: with cuBLAS's own pool a captured graph would allocate,
+/// and results could differ between runs. The first product of a stream therefore has to run before a capture
+/// begins.
 class CublasHandle {
  public:
   CublasHandle() {
@@ -64,9 +66,10 @@ class CublasHandle {
   bool bound_ = false;
 };
 
-CublasHandle& cublas_handle() {
-  static CublasHandle handle;
-  return handle;
+/// One handle and workspace for each stream: products of two streams may run at the same time.
+CublasHandle& cublas_handle(const Stream& stream) {
+  static std::map<void*, CublasHandle> handles;
+  return handles[stream.handle];
 }
 
 cudaDataType_t cuda_type(DType t) { return t == DType::bf16 ? CUDA_R_16BF : CUDA_R_32F; }
@@ -101,7 +104,7 @@ void gemm_cuda(const GemmArgs& g, Stream& stream) {
   const cublasComputeType_t compute = g.dtype == DType::f32 && tf32_enabled() ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
   const int m = static_cast<int>(g.m), n = static_cast<int>(g.n), k = static_cast<int>(g.k);
   const int lda = static_cast<int>(g.lda), ldb = static_cast<int>(g.ldb), ldc = static_cast<int>(g.ldc);
-  cublasHandle_t handle = cublas_handle().on(stream);
+  cublasHandle_t handle = cublas_handle(stream).on(stream);
   mark_launch("gemm");
   const cublasStatus_t status = g.batch == 1
                                     ? cublasGemmEx(handle, op_b, op_a, n, m, k, &alpha, g.b, type, ldb, g.a, type, lda, &beta, g.c,

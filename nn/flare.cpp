@@ -1,12 +1,16 @@
 #include "nn/flare.h"
 
 #include "autograd/node.h"
+#include "core/beside.h"
 #include "nn/attention.h"
 #include "nn/dropout.h"
 #include "ops/flare_mixer.h"
 #include "ops/shaping.h"
 
 namespace flare {
+namespace {
+constexpr int64_t kMostBytesBeside = 16 << 20;  // of x: the keys of more fill the GPU by themselves
+}
 
 FlareAttention::FlareAttention(const ModelConfig& config, Rng& rng)
     : heads_(config.heads),
@@ -44,7 +48,15 @@ Tensor FlareAttention::forward(const Tensor& x, const Tensor& mask, Context& ctx
   const auto keys = [this, mask](const Tensor& of) {
     return apply_rotary(normalise_heads(k_proj_->forward(of, mask), heads_, k_norm_.get()), heads_, rotary_);
   };
-  const Tensor k = keys(x), v = v_proj_->forward(x, mask);
+  Tensor k, v;
+  {
+    const BesideScope both_at_once;
+    {
+      const Beside beside({x}, x.bytes() <= kMostBytesBeside);
+      k = keys(x);
+    }
+    v = v_proj_->forward(x, mask);
+  }
   if (ctx.recompute >= Recompute::keys) {
     remake_in_backward(k, [keys, x = source_of(x)] { return keys(x()); });
     remake_in_backward(v, [this, mask, x = source_of(x)] { return v_proj_->forward(x(), mask); });

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "autograd/op.h"
+#include "core/beside.h"
 #include "core/gemm.h"
 #include "core/parallel.h"
 #include "ops/matmul.h"
@@ -20,6 +21,7 @@ int64_t rows_of(const Shape& s) {
   return rows;
 }
 Tensor as_rows(const Tensor& x) { return contiguous(x).viewed_as({rows_of(x.shape()), x.size(-1)}); }
+constexpr int64_t kMostBytesBeside = 8 << 20;  // of a cotangent: larger ones fill the GPU by themselves
 
 #if defined(FLARE_CUDA)
 template <class T> constexpr int kPack = 16 / static_cast<int>(sizeof(T));
@@ -192,9 +194,13 @@ struct Linear {
   static Grads vjp(const Saved& s, const Tensor& gy, const Attrs&) {
     Grads g(3);
     const Tensor grad_rows = as_rows(gy);
+    const Tensor x = s.needs(1) ? s.in(0) : Tensor{};
+    {
+      const Beside beside({grad_rows, x}, gy.bytes() <= kMostBytesBeside);
+      if (s.needs(1)) beside.made(g[1] = matmul_unrounded(grad_rows, as_rows(x), true, false));
+      if (s.needs(2)) beside.made(g[2] = column_sum(grad_rows));
+    }
     if (s.needs(0)) g[0] = matmul(grad_rows, cast_to(s.in(1), gy.dtype())).viewed_as(s.in_shape(0));
-    if (s.needs(1)) g[1] = matmul_unrounded(grad_rows, as_rows(s.in(0)), true, false);
-    if (s.needs(2)) g[2] = column_sum(grad_rows);
     return g;
   }
   static std::vector<Sample> samples() {

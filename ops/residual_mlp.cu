@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "autograd/op.h"
+#include "core/beside.h"
 #include "core/parallel.h"
 #include "ops/kernels/residual_mlp.h"
 #include "ops/linear.h"
@@ -139,6 +140,8 @@ Tensor times_gelu_slope(const Tensor& g, const Tensor& a) {
 }
 
 #if defined(FLARE_CUDA)
+constexpr int64_t kMostBytesBeside = 32 << 20;  // of the layers' inputs: more of them fill the GPU by themselves
+
 /// A tensor at an address that 16-byte copies can read.
 Tensor aligned(const Tensor& x) { return reinterpret_cast<uintptr_t>(x.raw()) % 16 == 0 ? x : clone(x); }
 
@@ -246,8 +249,14 @@ struct ResidualMlpBackward {
       args.kept = kept.data<T>(), args.cotangents = cotangents.data<T>();
       args.bias_parts = bias_parts.data<float>(), args.dw_parts = dw_parts.data<float>();
       residual_mlp_backward_cuda<T>(args, stream);
+      const Beside beside({kept, cotangents, bias_parts, dw_parts, held.front(), held.back(), l.mask(), out[1], out[2]},
+                          kept.bytes() <= kMostBytesBeside);
+      beside.made(out[1]);
+      beside.made(out[2]);
+      const Stream& other = compute_stream(Device::cuda);
+      residual_mlp_weights_cuda<T>(args, other);
       residual_mlp_reduce_cuda(dw_parts.data<float>(), bias_parts.data<float>(), out[1].data<float>(), out[2].data<float>(),
-                               static_cast<int>(n), c, space.n_chunks, n_tiles, stream);
+                               static_cast<int>(n), c, space.n_chunks, n_tiles, other);
     });
   }
 #endif

@@ -5,5 +5,6 @@ namespace flare {
 template int64_t residual_mlp_tile_rows<bf16>(int64_t, int64_t);
 template void residual_mlp_forward_cuda<bf16>(const ResidualMlpArgs<bf16>&, const Stream&);
 template void residual_mlp_backward_cuda<bf16>(const ResidualMlpArgs<bf16>&, const Stream&);
+template void residual_mlp_weights_cuda<bf16>(const ResidualMlpArgs<bf16>&, const Stream&);
 }  // namespace flare
 #endif

@@ -5,5 +5,6 @@ namespace flare {
 template int64_t residual_mlp_tile_rows<float>(int64_t, int64_t);
 template void residual_mlp_forward_cuda<float>(const ResidualMlpArgs<float>&, const Stream&);
 template void residual_mlp_backward_cuda<float>(const ResidualMlpArgs<float>&, const Stream&);
+template void residual_mlp_weights_cuda<float>(const ResidualMlpArgs<float>&, const Stream&);
 }  // namespace flare
 #endif

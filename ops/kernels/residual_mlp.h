@@ -30,8 +30,10 @@ bool has_residual_mlp(bool is_bf16, int64_t channels);
 template <class T> int64_t residual_mlp_tile_rows(int64_t channels, int64_t rows);
 
 template <class T> void residual_mlp_forward_cuda(const ResidualMlpArgs<T>& args, const Stream& stream);
-/// Fills y, kept, cotangents and bias_parts; then dw_parts.
+/// Fills y, kept, cotangents and bias_parts.
 template <class T> void residual_mlp_backward_cuda(const ResidualMlpArgs<T>& args, const Stream& stream);
+/// Fills dw_parts, from x, gy and what the backward kernel left.
+template <class T> void residual_mlp_weights_cuda(const ResidualMlpArgs<T>& args, const Stream& stream);
 
 /// dw[l] = Σ_s dw_parts[l][s],  db[l] = Σ_t bias_parts[t][l];  dw_parts [n_layers, n_chunks, C, C], dw [n_layers, C, C], db
 /// [n_layers, C]

@@ -76,6 +76,8 @@ template <class T> void residual_mlp_backward_cuda(const ResidualMlpArgs<T>& arg
     launch("residual_mlp backward", residual_mlp_backward_kernel<Tile>, mlp_grid<Tile>(args.rows, Tile::kBackwardBytes), stream,
            args);
   });
+}
+template <class T> void residual_mlp_weights_cuda(const ResidualMlpArgs<T>& args, const Stream& stream) {
   if (sizeof(T) == 2 || !tf32_enabled())
     launch_mlp_weights<T, sizeof(T) == 4>(args, stream);
   else

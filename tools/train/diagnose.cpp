@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "core/allocator.h"
+#include "core/beside.h"
 #include "tools/train/progress.h"
 
 namespace flare {
@@ -26,8 +27,14 @@ std::string describe_bad(const Tensor& x) {
 /// Puts the observer that was there back.
 class ObserverScope {
  public:
-  explicit ObserverScope(OpObserver observer) : before_(std::move(op_observer())) { op_observer() = std::move(observer); }
-  ~ObserverScope() { op_observer() = std::move(before_); }
+  explicit ObserverScope(OpObserver observer) : before_(std::move(op_observer())) {
+    op_observer() = std::move(observer);
+    set_beside(false);  // an op's results can be read as soon as it returns
+  }
+  ~ObserverScope() {
+    op_observer() = std::move(before_);
+    set_beside(true);
+  }
   ObserverScope(const ObserverScope&) = delete;
   ObserverScope& operator=(const ObserverScope&) = delete;
 
