@@ -95,6 +95,10 @@ void backward(const Tensor& y, const Tensor& gy, bool keep_graph) {
     }
     entry->second.add(std::move(g));
   };
+  const auto take_sum = [&](const std::shared_ptr<TapeRecord>& of) {  // so far; none of a leaf
+    const auto found = of && of->producer ? sums.find(of->producer.get()) : sums.end();
+    return found == sums.end() ? Tensor() : std::move(found->second.value);
+  };
   push(y.tape()->producer, seed);
 
   while (!pending.empty()) {
@@ -106,7 +110,7 @@ void backward(const Tensor& y, const Tensor& gy, bool keep_graph) {
           " was freed by an earlier backward; pass keep_graph to the first call");
     check_saved(*node);
     const ScopeName scope(node->scope);
-    Grads grads = node->vjp(g);
+    Grads grads = node->vjp(g, node->adds ? take_sum(node->inputs[0]) : Tensor());
     check(grads.size() == node->inputs.size(), node->name, ": vjp returned ", grads.size(), " gradients for ", node->inputs.size(),
           " inputs");
     for (size_t i = 0; i < grads.size(); ++i) {

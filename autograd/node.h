@@ -39,7 +39,8 @@ struct Node {
   Device out_device = Device::cpu;
   std::vector<std::shared_ptr<TapeRecord>> inputs;  // null where no gradient is wanted
   std::vector<SavedTensor> saved;
-  std::function<Grads(const Tensor& gy)> vjp;
+  bool adds = false;  // vjp adds the gradient of input 0 to `addend`, if that is defined
+  std::function<Grads(const Tensor& gy, Tensor addend)> vjp;
   bool released = false;
   ~Node();  // takes a long chain of nodes down one by one, so that dropping a deep graph needs no deep stack
 };

@@ -22,7 +22,7 @@ void observe(const char* op, Outputs out) {
 
 void throw_no_cuda(const char* op) { throw DeviceError(cat(op, ": this program was built without CUDA")); }
 
-void record(const char* op, Inputs in, Outputs out, Keep keep, std::function<Grads(const Saved&, const Tensor&)> vjp) {
+void record(const char* op, Inputs in, Outputs out, Keep keep, bool adds, std::function<Grads(const Saved&, const Tensor&)> vjp) {
   const bool wanted = grad_enabled() && std::any_of(in.begin(), in.end(), [](const Tensor& x) { return requires_grad(x); });
   if (!wanted) return;
   static std::atomic<uint64_t> created{0};
@@ -33,6 +33,7 @@ void record(const char* op, Inputs in, Outputs out, Keep keep, std::function<Gra
   node->out_shape = out[0].shape();
   node->out_dtype = out[0].dtype();
   node->out_device = out[0].device();
+  node->adds = adds;
 
   Saved saved;
   std::vector<std::pair<size_t, std::function<Tensor()>>> remade;  // inputs by index
@@ -58,10 +59,11 @@ void record(const char* op, Inputs in, Outputs out, Keep keep, std::function<Gra
     saved.outputs.push_back(i == 0 && keep == Keep::inputs_and_statistics ? Tensor() : keep_tensor(out[i]));
 
   Node* raw = node.get();
-  node->vjp = [vjp = std::move(vjp), kept = std::move(saved), remade = std::move(remade), raw](const Tensor& gy) {
+  node->vjp = [vjp = std::move(vjp), kept = std::move(saved), remade = std::move(remade), raw](const Tensor& gy, Tensor addend) {
     check(gy.shape() == raw->out_shape && gy.dtype() == raw->out_dtype, raw->name, ": cotangent ", gy.dtype(), " ", gy.shape(),
           " for an output ", raw->out_dtype, " ", raw->out_shape);
     Saved saved = kept;
+    saved.addend = std::move(addend);
     for (const auto& [index, make] : remade) saved.inputs[index] = make();
     Grads grads = vjp(saved, gy);
     for (size_t i = 0; i < grads.size() && i < saved.wanted.size(); ++i) {

@@ -10,7 +10,9 @@
 /// A fused kernel op adds `static Tensor reference(Inputs, const Attrs&)`: the plain composition, its oracle. One whose
 /// forward_cuda takes much memory for itself says so: `static int64_t workspace(Inputs, const Attrs&)`, in bytes, for memory plans.
 /// Inputs reach kernels contiguous unless the op says `static constexpr bool takes_strided = true`. Optional inputs are
-/// undefined tensors. Output 0 is the result; further outputs (statistics) carry no gradient.
+/// undefined tensors. Output 0 is the result; further outputs (statistics) carry no gradient. An op whose input 0 others often read
+/// as well may say `static constexpr bool adds = true`: its vjp then returns the gradient of input 0 plus s.addend, where that is
+/// defined, which saves a pass over memory.
 #include <any>
 #include <concepts>
 #include <functional>
@@ -46,6 +48,7 @@ class Saved {
   std::vector<Shape> in_shapes;  // empty Shape for an absent input
   std::vector<DType> in_dtypes;
   std::vector<bool> wanted;
+  Tensor addend;  // what other ops gave for input 0 so far, for ops that add; they may write to it if nobody else holds it
   const Tensor& in(size_t i) const { return inputs.at(i); }
   const Tensor& out(size_t i = 0) const { return outputs.at(i); }
   const Shape& in_shape(size_t i) const { return in_shapes.at(i); }
@@ -134,10 +137,18 @@ template <class Op> constexpr bool takes_strided_of() {
   return false;
 }
 
+template <class Op> constexpr bool adds_of() {
+  if constexpr (requires {
+                  { Op::adds } -> std::convertible_to<bool>;
+                })
+    return Op::adds;
+  return false;
+}
+
 // Pieces of apply that do not depend on the op; in autograd/op.cpp.
 Device common_device(const char* op, Inputs in);
 void observe(const char* op, Outputs out);
-void record(const char* op, Inputs in, Outputs out, Keep keep, std::function<Grads(const Saved&, const Tensor&)> vjp);
+void record(const char* op, Inputs in, Outputs out, Keep keep, bool adds, std::function<Grads(const Saved&, const Tensor&)> vjp);
 [[noreturn]] void throw_no_cuda(const char* op);
 
 /// Runs an op on the device of its inputs and records it when a gradient is wanted. Returns all outputs.
@@ -169,10 +180,10 @@ template <AnyOp Op> std::vector<Tensor> apply_all(std::vector<Tensor> in, const 
     }
     observe(Op::name, Outputs(out));
     if constexpr (HasVjp<Op>) {
-      record(Op::name, Inputs(in), Outputs(out), keeps_of<Op>(),
+      record(Op::name, Inputs(in), Outputs(out), keeps_of<Op>(), adds_of<Op>(),
              [attrs](const Saved& saved, const Tensor& gy) { return Op::vjp(saved, gy, attrs); });
     } else {
-      record(Op::name, Inputs(in), Outputs(out), Keep::nothing, [](const Saved&, const Tensor&) -> Grads {
+      record(Op::name, Inputs(in), Outputs(out), Keep::nothing, false, [](const Saved&, const Tensor&) -> Grads {
         throw ShapeError(cat(Op::name, ": has no derivative: ", Op::not_differentiable));
       });
     }

@@ -52,8 +52,8 @@ Tensor QkvMixer::rotate(const Tensor& t) const {
   return reshape(apply_rotary(reshape(t, {t.size(0), t.size(1), t.size(2) * t.size(3)}), heads_, rotary_), t.shape());
 }
 
-Tensor QkvMixer::finish(const Tensor& y, Context& ctx) const {
-  return apply_dropout(out_proj_.forward(merge_heads(y)), dropout_, ctx);
+Tensor QkvMixer::finish(const Tensor& y, const Tensor& residual, Context& ctx) const {
+  return finish_mixer(out_proj_, merge_heads(y), dropout_, residual, ctx);
 }
 
 void QkvMixer::refuse_attention_dropout(const std::string& mixer) const {
@@ -61,13 +61,13 @@ void QkvMixer::refuse_attention_dropout(const std::string& mixer) const {
                      " forms no attention weights to drop; set it to 0");
 }
 
-Tensor SoftmaxAttention::forward(const Tensor& x, const Tensor& mask, Context& ctx) {
+Tensor SoftmaxAttention::forward(const Tensor& x, const Tensor& mask, const Tensor& residual, Context& ctx) {
   const Heads h = project(x);
   const uint64_t site = ctx.site();
   const Tensor y = sdpa(transpose(rotate(h.q), 1, 2), transpose(rotate(h.k), 1, 2), transpose(h.v, 1, 2), mask, scale_,
                         active_dropout(attention_dropout_, ctx), ctx.rng, site)
                        .out;
-  return finish(y, ctx);
+  return finish(y, residual, ctx);
 }
 
 }  // namespace flare

@@ -18,7 +18,7 @@ class QkvMixer : public Mixer {
   /// The rotary position of t: [B,N,H,any even width]; t itself where the model has none.
   Tensor rotate(const Tensor& t) const;
   /// [B,H,N,D] -> [B,N,C], projected, with dropout.
-  Tensor finish(const Tensor& y, Context& ctx) const;
+  Tensor finish(const Tensor& y, const Tensor& residual, Context& ctx) const;
   /// ConfigError with attention_dropout, for mixers that form no weights it could act on.
   void refuse_attention_dropout(const std::string& mixer) const;
 
@@ -37,7 +37,7 @@ class QkvMixer : public Mixer {
 class SoftmaxAttention : public QkvMixer {
  public:
   SoftmaxAttention(const ModelConfig& config, Rng& rng) : QkvMixer(config, rng) {}
-  Tensor forward(const Tensor& x, const Tensor& mask, Context& ctx) override;
+  Tensor forward(const Tensor& x, const Tensor& mask, const Tensor& residual, Context& ctx) override;
 };
 
 /// [B,N,C] as heads: [B,H,N,D], a view of a contiguous x.

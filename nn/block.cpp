@@ -38,11 +38,11 @@ Tensor Block::forward(const Tensor& x, const Tensor& mask, Context& ctx) {
   Tensor h;
   {
     const ScopeName scope("att");
-    h = x + att_->forward(normalise(norm1_, x, ctx), mask, ctx);
+    h = att_->forward(normalise(norm1_, x, ctx), mask, x, ctx);
   }
   const ScopeName scope("mlp");
   const Tensor normed = normalise(norm2_, h, ctx);
-  return h + (residual_mlp_ ? residual_mlp_->forward(normed, mask) : plain_mlp_->forward(normed, ctx));
+  return residual_mlp_ ? residual_mlp_->forward(normed, mask, h) : h + plain_mlp_->forward(normed, ctx);
 }
 
 }  // namespace flare

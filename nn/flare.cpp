@@ -42,7 +42,7 @@ FlareAttention::FlareAttention(const ModelConfig& config, Rng& rng)
   add_child("out_proj", *out_proj_);
 }
 
-Tensor FlareAttention::forward(const Tensor& x, const Tensor& mask, Context& ctx) {
+Tensor FlareAttention::forward(const Tensor& x, const Tensor& mask, const Tensor& residual, Context& ctx) {
   Tensor q = reshape(latent_q_, {heads_, latents_, width_});
   if (q_norm_) q = q_norm_->forward(q);
   const auto keys = [this, mask](const Tensor& of) {
@@ -64,7 +64,7 @@ Tensor FlareAttention::forward(const Tensor& x, const Tensor& mask, Context& ctx
   if (ctx.on_routing) ctx.on_routing({q, k, mask, scale_});
   const uint64_t site = ctx.site();
   const Tensor y = flare_mixer(q, k, v, mask, scale_, active_dropout(attention_dropout_, ctx), ctx.rng, site);
-  return apply_dropout(out_proj_->forward(y), dropout_, ctx);
+  return finish_mixer(*out_proj_, y, dropout_, residual, ctx);
 }
 
 }  // namespace flare

@@ -15,7 +15,7 @@ namespace flare {
 class FlareAttention : public Mixer {
  public:
   FlareAttention(const ModelConfig& config, Rng& rng);
-  Tensor forward(const Tensor& x, const Tensor& mask, Context& ctx) override;
+  Tensor forward(const Tensor& x, const Tensor& mask, const Tensor& residual, Context& ctx) override;
 
  private:
   int64_t heads_, latents_, width_;

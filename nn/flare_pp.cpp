@@ -32,7 +32,7 @@ FlarePlusPlus::FlarePlusPlus(const ModelConfig& config, Rng& rng)
   add_child("out_linear", *out_linear_);
 }
 
-Tensor FlarePlusPlus::forward(const Tensor& x, const Tensor& mask, Context& ctx) {
+Tensor FlarePlusPlus::forward(const Tensor& x, const Tensor& mask, const Tensor& residual, Context& ctx) {
   const Tensor all = in_projection_->forward(x);
   const auto part = [&](int64_t i) { return slice(all, 2, i * channels_, channels_); };
   const Tensor a = split_heads(apply_rotary(part(0), heads_, rotary_), heads_), b = split_heads(part(1), heads_);
@@ -44,7 +44,7 @@ Tensor FlarePlusPlus::forward(const Tensor& x, const Tensor& mask, Context& ctx)
   if (q_norm_) q = q_norm_->forward(q);
   if (ctx.on_routing) ctx.on_routing({q, k, mask, scale_});
   const Tensor y = flare_mixer(q, k, v, mask, scale_, p, ctx.rng, mixer_site);
-  return apply_dropout(out_linear_->forward(y), dropout_, ctx);
+  return finish_mixer(*out_linear_, y, dropout_, residual, ctx);
 }
 
 }  // namespace flare

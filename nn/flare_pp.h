@@ -14,7 +14,7 @@ namespace flare {
 class FlarePlusPlus : public Mixer {
  public:
   FlarePlusPlus(const ModelConfig& config, Rng& rng);
-  Tensor forward(const Tensor& x, const Tensor& mask, Context& ctx) override;
+  Tensor forward(const Tensor& x, const Tensor& mask, const Tensor& residual, Context& ctx) override;
 
  private:
   int64_t channels_, heads_, latents_, width_;

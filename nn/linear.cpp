@@ -10,6 +10,6 @@ Linear::Linear(int64_t in, int64_t out, Rng& rng, bool bias) {
   if (bias) add_parameter("bias", bias_, Tensor::zeros({out}, DType::f32), false);
 }
 
-Tensor Linear::forward(const Tensor& x) const { return linear(x, weight_, bias_); }
+Tensor Linear::forward(const Tensor& x, const Tensor& residual) const { return linear(x, weight_, bias_, residual); }
 
 }  // namespace flare

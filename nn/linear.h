@@ -7,7 +7,7 @@ namespace flare {
 class Linear : public Module {
  public:
   Linear(int64_t in, int64_t out, Rng& rng, bool bias = true);
-  Tensor forward(const Tensor& x) const;
+  Tensor forward(const Tensor& x, const Tensor& residual = {}) const;
   const Tensor& weight() const { return weight_; }
   const Tensor& bias() const { return bias_; }
 

@@ -21,13 +21,13 @@ LinearAttention::LinearAttention(const ModelConfig& config, Rng& rng) : QkvMixer
   refuse_attention_dropout("linear");
 }
 
-Tensor LinearAttention::forward(const Tensor& x, const Tensor& mask, Context& ctx) {
+Tensor LinearAttention::forward(const Tensor& x, const Tensor& mask, const Tensor& residual, Context& ctx) {
   constexpr double kEpsilon = 1e-15;  // its square, in the derivative of the quotient, is still a number in f32
   const Heads h = project(x);
   const Tensor phi = elu_plus_one(h.q);
   Tensor psi = elu_plus_one(h.k);
   if (mask) psi = psi * mask_factors(mask, 4, psi.dtype());
-  return finish(attend_by_features(rotate(phi), rotate(psi), h.v, feature_totals(phi, psi), kEpsilon), ctx);
+  return finish(attend_by_features(rotate(phi), rotate(psi), h.v, feature_totals(phi, psi), kEpsilon), residual, ctx);
 }
 
 }  // namespace flare

@@ -11,7 +11,7 @@ namespace flare {
 class LinearAttention : public QkvMixer {
  public:
   LinearAttention(const ModelConfig& config, Rng& rng);
-  Tensor forward(const Tensor& x, const Tensor& mask, Context& ctx) override;
+  Tensor forward(const Tensor& x, const Tensor& mask, const Tensor& residual, Context& ctx) override;
 };
 
 /// Attention by features, without a matrix N x N:  y_i = φ_iᵀ(Σ_j ψ_j v_jᵀ) / (d_i + ε).

@@ -19,7 +19,7 @@ Linformer::Linformer(const ModelConfig& config, Rng& rng, int64_t max_tokens) : 
   add_parameter("f_proj", f_proj_, normal_tensor({config.latents, max_tokens}, sigma, rng), true);
 }
 
-Tensor Linformer::forward(const Tensor& x, const Tensor& mask, Context& ctx) {
+Tensor Linformer::forward(const Tensor& x, const Tensor& mask, const Tensor& residual, Context& ctx) {
   const int64_t n = x.size(1);
   check(n <= max_tokens_, "linformer: a sequence of ", n, " tokens exceeds max_length ", max_tokens_,
         " (the class token counted), for which its weights are");
@@ -33,7 +33,7 @@ Tensor Linformer::forward(const Tensor& x, const Tensor& mask, Context& ctx) {
   const Tensor y = sdpa(transpose(rotate(h.q), 1, 2), shorten(e_proj_, rotate(h.k)), shorten(f_proj_, h.v), {}, scale_,
                         active_dropout(attention_dropout_, ctx), ctx.rng, site)
                        .out;
-  return finish(y, ctx);
+  return finish(y, residual, ctx);
 }
 
 }  // namespace flare

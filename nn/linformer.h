@@ -13,7 +13,7 @@ namespace flare {
 class Linformer : public QkvMixer {
  public:
   Linformer(const ModelConfig& config, Rng& rng, int64_t max_tokens);
-  Tensor forward(const Tensor& x, const Tensor& mask, Context& ctx) override;
+  Tensor forward(const Tensor& x, const Tensor& mask, const Tensor& residual, Context& ctx) override;
 
  private:
   int64_t max_tokens_;

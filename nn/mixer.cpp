@@ -9,6 +9,7 @@
 
 #include "core/rehearsal.h"
 #include "nn/attention.h"
+#include "nn/dropout.h"
 #include "nn/flare.h"
 #include "nn/flare_pp.h"
 #include "nn/linear_attention.h"
@@ -75,6 +76,11 @@ std::unique_ptr<Mixer> make_mixer(const ModelConfig& config, Rng& rng, int64_t m
   check<ConfigError>(!kind.per_position || max_tokens >= 1, "model.mixer: ", kind.name,
                      " has weights for each token, and here samples differ in size; choose a mixer without (flare, softmax)");
   return kind.make(config, rng, max_tokens);
+}
+
+Tensor finish_mixer(const Linear& out, const Tensor& y, double dropout, const Tensor& residual, Context& ctx) {
+  if (!residual || active_dropout(dropout, ctx) == 0) return out.forward(y, residual);
+  return residual + apply_dropout(out.forward(y), dropout, ctx);
 }
 
 Tensor mask_factors(const Tensor& mask, int ndim, DType dtype) {

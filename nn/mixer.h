@@ -5,15 +5,17 @@
 
 #include "nn/config.h"
 #include "nn/context.h"
+#include "nn/linear.h"
 #include "nn/module.h"
 
 namespace flare {
 
-/// A token mixer: lets tokens exchange information.  x: [B,N,C] of ctx.dtype, mask: u8 [B,N] (0: padding) or undefined -> [B,N,C].
-/// Padding never influences other tokens; what padded rows of the result hold is up to the mixer.
+/// A token mixer: lets tokens exchange information.  x: [B,N,C] of ctx.dtype, mask: u8 [B,N] (0: padding) or undefined, residual:
+/// [B,N,C] to add to the result, or undefined -> [B,N,C]. Padding never influences other tokens; what padded rows of the result
+/// hold is up to the mixer.
 class Mixer : public Module {
  public:
-  virtual Tensor forward(const Tensor& x, const Tensor& mask, Context& ctx) = 0;
+  virtual Tensor forward(const Tensor& x, const Tensor& mask, const Tensor& residual, Context& ctx) = 0;
 };
 
 /// The mixer a configuration names, for samples of at most max_tokens tokens; 0: the samples have no common limit. ConfigError on
@@ -40,6 +42,9 @@ Rotary rotary_of(const ModelConfig& config);
 /// head and angles θ[n,i] (i < D/2), y = x ⊙ cos(θ⊗[1,1]) + [-o, e] ⊙ sin(θ⊗[1,1]), where ⊗ repeats each angle twice in place while
 /// [-o, e] concatenates halves: the two disagree, so norms are not kept.
 Tensor apply_rotary(const Tensor& x, int64_t heads, Rotary rotary);
+
+/// How mixers end: residual + dropout(out y), the sum made where the bias is added if nothing is dropped.
+Tensor finish_mixer(const Linear& out, const Tensor& y, double dropout, const Tensor& residual, Context& ctx);
 
 /// The mask as factors for tensors [B,N,…] of `ndim` axes: 1 and, at padding, 0;  u8 [B,N] -> [B,N,1,…] of dtype.
 Tensor mask_factors(const Tensor& mask, int ndim, DType dtype);

@@ -59,7 +59,7 @@ Performer::Performer(const ModelConfig& config, Rng& rng) : QkvMixer(config, rng
   add_buffer("random_features", random_features_, orthogonal_features(config.latents, width_, rng));
 }
 
-Tensor Performer::forward(const Tensor& x, const Tensor& mask, Context& ctx) {
+Tensor Performer::forward(const Tensor& x, const Tensor& mask, const Tensor& residual, Context& ctx) {
   constexpr double kMasked = 1e30;  // below every exponent, and finite so that differences are too
   const Heads h = project(x);
   const DType wide = param_dtype(x.dtype());
@@ -73,7 +73,7 @@ Tensor Performer::forward(const Tensor& x, const Tensor& mask, Context& ctx) {
   const Tensor largest = max(of_k.detach(), 1, true);                  // [B,1,H,M]
   const Tensor psi = cast(exp(of_k - largest), x.dtype());
   const Tensor phi = cast(softmax(matmul_unrounded(q, omega, false, true) + largest, 3), x.dtype());
-  return finish(attend_by_features(phi, psi, h.v, feature_totals(phi, psi), 0), ctx);
+  return finish(attend_by_features(phi, psi, h.v, feature_totals(phi, psi), 0), residual, ctx);
 }
 
 }  // namespace flare

@@ -18,7 +18,7 @@ namespace flare {
 class Performer : public QkvMixer {
  public:
   Performer(const ModelConfig& config, Rng& rng);
-  Tensor forward(const Tensor& x, const Tensor& mask, Context& ctx) override;
+  Tensor forward(const Tensor& x, const Tensor& mask, const Tensor& residual, Context& ctx) override;
 
  private:
   Tensor random_features_;

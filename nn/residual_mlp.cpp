@@ -34,19 +34,20 @@ ResidualMlp::ResidualMlp(const ResidualMlpOptions& o, Rng& rng) : activation_(ac
   add_child("fc2", *fc2_);
 }
 
-Tensor ResidualMlp::forward(const Tensor& x, const Tensor& mask) const {
-  if (fc_) return input_residual_ ? x + fc_->forward(x) : fc_->forward(x);
+Tensor ResidualMlp::forward(const Tensor& x, const Tensor& mask, const Tensor& residual) const {
+  const auto added = [&](const Tensor& y) { return residual ? residual + y : y; };
+  if (fc_) return added(input_residual_ ? x + fc_->forward(x) : fc_->forward(x));
   if (has_one_width_ && residual_mlp_fusable(x, static_cast<int64_t>(fcs_.size()) + 2)) {
     std::vector<Tensor> weights{fc1_->weight()}, biases{fc1_->bias()};
     for (const auto& fc : fcs_) weights.push_back(fc->weight()), biases.push_back(fc->bias());
     weights.push_back(fc2_->weight()), biases.push_back(fc2_->bias());
-    return residual_mlp(x, weights, biases, mask, input_residual_, output_residual_);
+    return residual_mlp(x, weights, biases, mask, input_residual_, output_residual_, residual);
   }
   Tensor h = activation_(fc1_->forward(x));
   if (input_residual_) h = x + h;
   for (const auto& fc : fcs_) h = h + activation_(fc->forward(h));
   const Tensor y = fc2_->forward(h);
-  return output_residual_ ? h + y : y;
+  return added(output_residual_ ? h + y : y);
 }
 
 PlainMlp::PlainMlp(int64_t in, int64_t hidden, int64_t out, const std::string& activation, double dropout, Rng& rng)

@@ -25,8 +25,9 @@ struct ResidualMlpOptions {
 class ResidualMlp : public Module {
  public:
   ResidualMlp(const ResidualMlpOptions& options, Rng& rng);
-  /// mask: rows that are 0 there may come out as zeros, without a gradient; nothing that matters may depend on them.
-  Tensor forward(const Tensor& x, const Tensor& mask = {}) const;
+  /// mask: rows that are 0 there may come out as zeros, without a gradient; nothing that matters may depend on them. residual:
+  /// [..., out] to add to the result, or undefined.
+  Tensor forward(const Tensor& x, const Tensor& mask = {}, const Tensor& residual = {}) const;
 
  private:
   Activation activation_;

@@ -29,12 +29,13 @@ bool fits_packs(const void* data, int64_t channels, int width) {
   return channels % width == 0 && reinterpret_cast<uintptr_t>(data) % 16 == 0;
 }
 
-template <class T, int kWidth> void launch_bias_add(T* y, const float* bias, int64_t rows, int64_t channels, const Stream& stream) {
+template <class T, int kWidth>
+void launch_bias_add(T* y, const float* bias, const T* residual, int64_t rows, int64_t channels, const Stream& stream) {
   const int64_t n_packs = rows * channels / kWidth, packs_per_row = channels / kWidth;
   if (n_packs < (int64_t{1} << 31))
-    launch("linear bias", bias_add_kernel<T, kWidth, uint32_t>, cover(n_packs), stream, y, bias, n_packs, packs_per_row);
+    launch("linear bias", bias_add_kernel<T, kWidth, uint32_t>, cover(n_packs), stream, y, bias, residual, n_packs, packs_per_row);
   else
-    launch("linear bias", bias_add_kernel<T, kWidth, int64_t>, cover(n_packs), stream, y, bias, n_packs, packs_per_row);
+    launch("linear bias", bias_add_kernel<T, kWidth, int64_t>, cover(n_packs), stream, y, bias, residual, n_packs, packs_per_row);
 }
 
 template <class T, int kWidth>
@@ -146,6 +147,10 @@ struct Linear {
     }
     Shape shape = x.shape();
     shape[-1] = w.size(0);
+    const Tensor& residual = in[3];
+    check(!residual || (residual.shape() == shape && residual.dtype() == x.dtype()), "linear: the residual must be ", x.dtype(),
+          " ", shape, " like the result, got ", residual ? residual.dtype() : DType::f32, " ",
+          residual ? residual.shape() : Shape{});
     return {{shape, x.dtype()}};
   }
   static void product(const Tensor& x, const Tensor& weight, const Tensor& y, Stream& stream) {
@@ -161,38 +166,47 @@ struct Linear {
   }
   static void forward_cpu(Inputs in, Outputs out, const Attrs&) {
     product(in[0], in[1], out[0], compute_stream(Device::cpu));
-    if (!in[2]) return;
+    if (!in[2] && !in[3]) return;
     const int64_t width = in[1].size(0), rows = rows_of(in[0].shape());
     dispatch_float(in[0].dtype(), name, [&](auto tag) {
       using T = typename decltype(tag)::type;
       using A = acc_t<T>;
       T* y = out[0].template data<T>();
-      const A* bias = in[2].template data<A>();
+      const std::vector<A> zeros(in[2] ? 0 : static_cast<size_t>(width), A(0));
+      const A* bias = in[2] ? in[2].template data<A>() : zeros.data();
+      const T* residual = in[3] ? in[3].template data<T>() : nullptr;
       parallel_for(rows, std::max<int64_t>(1, (1 << 15) / std::max<int64_t>(width, 1)), [&](int64_t begin, int64_t end) {
-        for (int64_t r = begin; r < end; ++r)
-          for (int64_t c = 0; c < width; ++c) y[r * width + c] = T(static_cast<A>(y[r * width + c]) + bias[c]);
+        for (int64_t r = begin; r < end; ++r) {
+          T* row = y + r * width;
+          if (residual)
+            for (int64_t c = 0; c < width; ++c)
+              row[c] = T(static_cast<A>(row[c]) + bias[c] + static_cast<A>(residual[r * width + c]));
+          else
+            for (int64_t c = 0; c < width; ++c) row[c] = T(static_cast<A>(row[c]) + bias[c]);
+        }
       });
     });
   }
 #if defined(FLARE_CUDA)
   static void forward_cuda(Inputs in, Outputs out, const Attrs&, Stream& stream) {
     product(in[0], in[1], out[0], stream);
-    if (!in[2]) return;
+    if (!in[2] && !in[3]) return;
     const int64_t width = in[1].size(0), rows = rows_of(in[0].shape());
-    const float* bias = in[2].data<float>();
+    const float* bias = in[2] ? in[2].data<float>() : nullptr;
     dispatch_float_cuda(in[0].dtype(), name, [&](auto tag) {
       using T = typename decltype(tag)::type;
       T* y = out[0].template data<T>();
+      const T* residual = in[3] ? in[3].template data<T>() : nullptr;
       if (width == 0) return;
-      if (fits_packs(y, width, kPack<T>))
-        launch_bias_add<T, kPack<T>>(y, bias, rows, width, stream);
+      if (fits_packs(y, width, kPack<T>) && (!residual || fits_packs(residual, width, kPack<T>)))
+        launch_bias_add<T, kPack<T>>(y, bias, residual, rows, width, stream);
       else
-        launch_bias_add<T, 1>(y, bias, rows, width, stream);
+        launch_bias_add<T, 1>(y, bias, residual, rows, width, stream);
     });
   }
 #endif
   static Grads vjp(const Saved& s, const Tensor& gy, const Attrs&) {
-    Grads g(3);
+    Grads g(4);
     const Tensor grad_rows = as_rows(gy);
     const Tensor x = s.needs(1) ? s.in(0) : Tensor{};
     {
@@ -200,24 +214,37 @@ struct Linear {
       if (s.needs(1)) beside.made(g[1] = matmul_unrounded(grad_rows, as_rows(x), true, false));
       if (s.needs(2)) beside.made(g[2] = column_sum(grad_rows));
     }
+    if (s.needs(3)) g[3] = gy;
     if (s.needs(0)) g[0] = matmul(grad_rows, cast_to(s.in(1), gy.dtype())).viewed_as(s.in_shape(0));
     return g;
   }
   static std::vector<Sample> samples() {
-    const auto triple = [](const std::string& label, const Shape& x, int64_t width, bool with_bias, bool strided = false) {
+    const auto triple = [](const std::string& label, const Shape& x, int64_t width, bool with_bias, bool strided = false,
+                           bool with_residual = false) {
       const InputSpec bias =
           with_bias ? InputSpec{.kind = InputSpec::param, .shape = {width}} : InputSpec{.kind = InputSpec::absent, .shape = {}};
-      return Sample{
-          label, {{.shape = x, .transposed = strided}, {.kind = InputSpec::param, .shape = {width, x[-1]}}, bias}, Attrs{}};
+      Shape y = x;
+      y[-1] = width;
+      const InputSpec residual = with_residual ? InputSpec{.shape = y} : InputSpec{.kind = InputSpec::absent, .shape = {}};
+      return Sample{label,
+                    {{.shape = x, .transposed = strided}, {.kind = InputSpec::param, .shape = {width, x[-1]}}, bias, residual},
+                    Attrs{}};
     };
-    return {triple("batch of tokens", {2, 5, 7}, 3, true),     triple("no bias", {4, 6}, 5, false),
-            triple("one token", {1, 1, 9}, 4, true),           triple("one vector", {6}, 3, true),
-            triple("width of 16 bytes", {3, 4, 16}, 24, true), triple("strided x", {2, 6, 5}, 7, true, true)};
+    return {triple("batch of tokens", {2, 5, 7}, 3, true),
+            triple("no bias", {4, 6}, 5, false),
+            triple("one token", {1, 1, 9}, 4, true),
+            triple("one vector", {6}, 3, true),
+            triple("width of 16 bytes", {3, 4, 16}, 24, true),
+            triple("strided x", {2, 6, 5}, 7, true, true),
+            triple("residual", {2, 5, 7}, 3, true, false, true),
+            triple("residual, no bias", {3, 16}, 24, false, false, true)};
   }
 };
 FLARE_REGISTER_OP(Linear);
 
-Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) { return apply<Linear>({x, weight, bias}); }
+Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& residual) {
+  return apply<Linear>({x, weight, bias, residual});
+}
 Tensor column_sum(const Tensor& x) { return apply<ColumnSum>({x}); }
 
 }  // namespace flare

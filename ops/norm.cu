@@ -13,15 +13,19 @@
 namespace flare {
 namespace {
 
-/// Inputs x, weight, statistics (mean for layer norm, then rstd), gy. Outputs gx, gweight and, for layer norm, gbias.
+/// Inputs x, weight, statistics (mean for layer norm, then rstd), gy, and what is added to gx or undefined. Outputs gx, gweight
+/// and, for layer norm, gbias.
 template <bool kCentered> struct NormBackward {
   static constexpr const char* name = kCentered ? "layer_norm_backward" : "rms_norm_backward";
   static constexpr const char* not_differentiable = kFirstOrderOnly;
-  static constexpr size_t kRstd = kCentered ? 3 : 2, kGy = kRstd + 1;
+  static constexpr size_t kRstd = kCentered ? 3 : 2, kGy = kRstd + 1, kAddend = kGy + 1;
   struct Attrs {};
   static OutSpecs infer(Inputs in, const Attrs&) {
     check(in[0].shape() == in[kGy].shape() && in[0].dtype() == in[kGy].dtype(), name, ": x ", in[0].dtype(), " ", in[0].shape(),
           " and gy ", in[kGy].dtype(), " ", in[kGy].shape(), " differ");
+    const Tensor& addend = in[kAddend];
+    check(!addend || (addend.shape() == in[0].shape() && addend.dtype() == in[0].dtype()), name, ": the addend is not like x, ",
+          in[0].dtype(), " ", in[0].shape());
     OutSpecs out{{in[0].shape(), in[0].dtype()}, {in[1].shape(), in[1].dtype()}};
     if (kCentered) out.push_back({in[1].shape(), in[1].dtype()});
     return out;
@@ -31,7 +35,7 @@ template <bool kCentered> struct NormBackward {
     dispatch_float(in[0].dtype(), name, [&](auto tag) {
       using T = typename decltype(tag)::type;
       using A = acc_t<T>;
-      const T *x = in[0].data<T>(), *gy = in[kGy].data<T>();
+      const T *x = in[0].data<T>(), *gy = in[kGy].data<T>(), *addend = in[kAddend] ? in[kAddend].data<T>() : nullptr;
       const A *weight = in[1].data<A>(), *rstd = in[kRstd].data<A>(), *mean = kCentered ? in[2].data<A>() : nullptr;
       T* gx = out[0].data<T>();
       const int64_t chunk = std::max<int64_t>(16, row_grain(c)), n_parts = (rows + chunk - 1) / chunk;
@@ -52,7 +56,9 @@ template <bool kCentered> struct NormBackward {
           }
           const A mean_g = kCentered ? lane_sum<A>(0, c, [&](int64_t i) { return gg[i]; }) / static_cast<A>(c) : A(0);
           const A mean_gx = lane_sum<A>(0, c, [&](int64_t i) { return gg[i] * h[i]; }) / static_cast<A>(c);
-          for (int64_t i = 0; i < c; ++i) gx[row * c + i] = static_cast<T>(r * (gg[i] - mean_g - h[i] * mean_gx));
+          for (int64_t i = 0; i < c; ++i) gg[i] = r * (gg[i] - mean_g - h[i] * mean_gx);
+          for (int64_t i = 0; addend && i < c; ++i) gg[i] += static_cast<A>(addend[row * c + i]);
+          for (int64_t i = 0; i < c; ++i) gx[row * c + i] = static_cast<T>(gg[i]);
         }
       });
       for (size_t which = 0; which < (kCentered ? 2 : 1); ++which) {
@@ -73,8 +79,8 @@ template <bool kCentered> struct NormBackward {
     dispatch_float_cuda(in[0].dtype(), name, [&](auto tag) {
       using T = typename decltype(tag)::type;
       norm_backward_cuda<kCentered>(name, in[0].data<T>(), in[1].data<float>(), kCentered ? in[2].data<float>() : nullptr,
-                                    in[kRstd].data<float>(), in[kGy].data<T>(), out[0].data<T>(), out[1].data<float>(),
-                                    kCentered ? out[2].data<float>() : nullptr, rows, c, stream);
+                                    in[kRstd].data<float>(), in[kGy].data<T>(), in[kAddend] ? in[kAddend].data<T>() : nullptr,
+                                    out[0].data<T>(), out[1], kCentered ? out[2] : Tensor(), rows, c, stream);
     });
   }
 #endif
@@ -87,7 +93,10 @@ template <bool kCentered> struct NormBackward {
       if (kCentered) in.push_back({.kind = InputSpec::param, .shape = {rows}, .lo = -0.1, .hi = 0.1});
       in.push_back({.kind = InputSpec::param, .shape = {rows}, .lo = 1, .hi = 2});
       in.push_back({.shape = x});
+      in.push_back({.kind = InputSpec::absent, .shape = {}});
       out.push_back({label, in, Attrs{}});
+      in.back() = {.shape = x};
+      out.push_back({std::string(label) + ", added", in, Attrs{}});
     }
     return out;
   }
@@ -98,6 +107,7 @@ template <bool kCentered> struct Norm {
   static constexpr const char* name = kCentered ? "layer_norm" : "rms_norm";
   static constexpr auto keeps = Keep::inputs_and_statistics;
   static constexpr size_t kRstd = kCentered ? 2 : 1;
+  static constexpr bool adds = true;  // in a block the residual stream goes past the norm
   struct Attrs {
     double eps = 1e-5;
   };
@@ -159,6 +169,7 @@ template <bool kCentered> struct Norm {
     std::vector<Tensor> in{s.in(0), s.in(1), s.out(1)};
     if (kCentered) in.push_back(s.out(2));
     in.push_back(gy);
+    in.push_back(s.addend);
     return apply_all<NormBackward<kCentered>>(std::move(in));
   }
   static Tensor reference(Inputs in, const Attrs& a) {

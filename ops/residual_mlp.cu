@@ -66,7 +66,7 @@ namespace {
 struct MlpAttrs {
   bool input_residual = true, output_residual = true;
 };
-/// Inputs: x, weights…, biases…, mask (or undefined); the backward op has the cotangent of y after them.
+/// Inputs: x, weights…, biases…, mask (or undefined), residual (or undefined); the backward op has the cotangent of y for the last.
 struct Layers {
   Inputs in;
   size_t n;
@@ -74,10 +74,11 @@ struct Layers {
   const Tensor& weight(size_t layer) const { return in[1 + layer]; }
   const Tensor& bias(size_t layer) const { return in[1 + n + layer]; }
   const Tensor& mask() const { return in[1 + 2 * n]; }
+  const Tensor& residual() const { return in[2 + 2 * n]; }
   int64_t channels() const { return x().size(-1); }
   int64_t rows() const { return x().numel() / channels(); }
 };
-Layers layers_of(Inputs in) { return {in, (in.size() - 2) / 2}; }
+Layers layers_of(Inputs in) { return {in, (in.size() - 3) / 2}; }
 
 void check_layers(const Layers& l, const char* who) {
   const Tensor& x = l.x();
@@ -189,7 +190,7 @@ struct ResidualMlpBackward {
   using Attrs = MlpAttrs;
 
   static OutSpecs infer(Inputs in, const Attrs&) {
-    const Layers l = layers_of(in.first(in.size() - 1));
+    const Layers l = layers_of(in);
     check_layers(l, name);
     check(in.back().shape() == l.x().shape() && in.back().dtype() == l.x().dtype(), name, ": gy must be like x, ", l.x().dtype(),
           " ", l.x().shape(), ", got ", in.back().dtype(), " ", in.back().shape());
@@ -198,14 +199,14 @@ struct ResidualMlpBackward {
     return {{l.x().shape(), l.x().dtype()}, {{n, c, c}, param}, {{n, c}, param}};
   }
   static int64_t workspace(Inputs in, const Attrs&) {
-    const Layers l = layers_of(in.first(in.size() - 1));
+    const Layers l = layers_of(in);
     if (l.rows() == 0) return 0;
     const Workspace space(l);
     const auto n = static_cast<int64_t>(l.n), c = l.channels();
     return c * (2 * (n - 1) * space.slot_rows * size_of(l.x().dtype()) + n * space.n_chunks * c * 4);
   }
   static void forward_cpu(Inputs in, Outputs out, const Attrs& a) {
-    const Layers l = layers_of(in.first(in.size() - 1));
+    const Layers l = layers_of(in);
     const int64_t c = l.channels();
     const Shape flat{l.rows(), c};
     std::vector<Tensor> reads, sums;  // of each layer: its input, and what comes before its activation
@@ -226,7 +227,7 @@ struct ResidualMlpBackward {
   }
 #if defined(FLARE_CUDA)
   static void forward_cuda(Inputs in, Outputs out, const Attrs& a, Stream& stream) {
-    const Layers l = layers_of(in.first(in.size() - 1));
+    const Layers l = layers_of(in);
     if (l.rows() == 0) {
       for (Tensor& o : out) fill(o, 0);
       return;
@@ -277,15 +278,19 @@ struct ResidualMlp {
   static constexpr Keep keeps = Keep::inputs;
 
   static OutSpecs infer(Inputs in, const Attrs&) {
-    check(in.size() % 2 == 0, name, ": needs as many biases as weights, got ", in.size() - 2, " of both");
+    check(in.size() % 2 == 1, name, ": needs as many biases as weights, got ", in.size() - 3, " of both");
     const Layers l = layers_of(in);
     check_layers(l, name);
+    const Tensor& r = l.residual();
+    check(!r || (r.shape() == l.x().shape() && r.dtype() == l.x().dtype()), name, ": residual must be like x, ", l.x().dtype(), " ",
+          l.x().shape(), ", got ", r ? r.dtype() : DType::f32, " ", r ? r.shape() : Shape{});
     return {{l.x().shape(), l.x().dtype()}};
   }
   static void forward_cpu(Inputs in, Outputs out, const Attrs& a) {
     const NoGrad no_grad;
     const Layers l = layers_of(in);
-    copy(masked_rows(layer_by_layer(l, a, [](const Tensor&, const Tensor&) {}), l.mask()), out[0]);
+    const Tensor y = masked_rows(layer_by_layer(l, a, [](const Tensor&, const Tensor&) {}), l.mask());
+    copy(l.residual() ? l.residual() + y : y, out[0]);
   }
 #if defined(FLARE_CUDA)
   static void forward_cuda(Inputs in, Outputs out, const Attrs& a, Stream& stream) {
@@ -295,6 +300,10 @@ struct ResidualMlp {
       using T = typename decltype(tag)::type;
       std::vector<Tensor> held;
       ResidualMlpArgs<T> args = args_of<T>(l, a, held);
+      if (l.residual()) {
+        held.push_back(aligned(l.residual()));
+        args.residual = held.back().data<T>();
+      }
       args.y = out[0].data<T>();
       residual_mlp_forward_cuda<T>(args, stream);
     });
@@ -302,27 +311,31 @@ struct ResidualMlp {
 #endif
   static Grads vjp(const Saved& s, const Tensor& gy, const Attrs& a) {
     std::vector<Tensor> in = s.inputs;
-    in.push_back(gy);
+    in.back() = gy;
     const std::vector<Tensor> out = apply_all<ResidualMlpBackward>(std::move(in), a);
-    const auto n = static_cast<int64_t>((s.in_shapes.size() - 2) / 2), c = gy.size(-1);
+    const auto n = static_cast<int64_t>((s.in_shapes.size() - 3) / 2), c = gy.size(-1);
     Grads g{out[0]};
     for (int64_t i = 0; i < n; ++i) g.push_back(out[1].view({c, c}, {c, 1}, i * c * c));
     for (int64_t i = 0; i < n; ++i) g.push_back(out[2].view({c}, {1}, i * c));
     g.emplace_back();  // the mask
+    g.push_back(gy);
     return g;
   }
   static Tensor reference(Inputs in, const Attrs& a) {
     const Layers l = layers_of(in);
-    const Tensor y = layer_by_layer(l, a, [](const Tensor&, const Tensor&) {});
-    if (!l.mask()) return y;
-    Shape column = y.shape();
-    column[-1] = 1;
-    const Tensor real = Tensor::empty(l.mask().shape(), y.dtype(), y.device());
-    copy(l.mask(), real);
-    return y * real.viewed_as(column);
+    Tensor y = layer_by_layer(l, a, [](const Tensor&, const Tensor&) {});
+    if (l.mask()) {
+      Shape column = y.shape();
+      column[-1] = 1;
+      const Tensor real = Tensor::empty(l.mask().shape(), y.dtype(), y.device());
+      copy(l.mask(), real);
+      y = y * real.viewed_as(column);
+    }
+    return l.residual() ? l.residual() + y : y;
   }
   static std::vector<Sample> samples() {
-    const auto mlp = [](const std::string& label, const Shape& x, int n, const Attrs& a, bool differentiable, bool masked = false) {
+    const auto mlp = [](const std::string& label, const Shape& x, int n, const Attrs& a, bool differentiable, bool masked = false,
+                        bool residual = false) {
       const int64_t c = x[-1];
       const double spread = 1.5 / std::sqrt(static_cast<double>(c));
       Sample s{label, {{.shape = x, .differentiable = differentiable}}, a};
@@ -334,12 +347,18 @@ struct ResidualMlp {
         s.inputs.push_back({.kind = InputSpec::mask, .shape = x.without(-1)});
       else
         s.inputs.push_back({.kind = InputSpec::absent, .shape = {}});
+      if (residual)
+        s.inputs.push_back({.shape = x, .differentiable = differentiable});
+      else
+        s.inputs.push_back({.kind = InputSpec::absent, .shape = {}});
       return s;
     };
     return {mlp("two layers", {3, 64}, 2, {}, true),
             mlp("no residuals", {2, 64}, 3, {false, false}, true),
             mlp("masked", {1, 5, 64}, 2, {}, true, true),
+            mlp("masked, beside a residual", {1, 5, 64}, 2, {}, true, true, true),
             mlp("many rows, masked", {3, 6000, 64}, 3, {}, false, true),
+            mlp("many rows, masked, beside a residual", {3, 6000, 128}, 3, {}, false, true, true),
             mlp("five layers, width 128", {2, 33, 128}, 5, {}, false),
             mlp("many rows, width 64", {3, 5000, 64}, 3, {}, false),
             mlp("many rows, width 128", {20001, 128}, 3, {true, false}, false),
@@ -349,12 +368,13 @@ struct ResidualMlp {
 FLARE_REGISTER_OP(ResidualMlp);
 
 Tensor residual_mlp(const Tensor& x, const std::vector<Tensor>& weights, const std::vector<Tensor>& biases, const Tensor& mask,
-                    bool input_residual, bool output_residual) {
+                    bool input_residual, bool output_residual, const Tensor& residual) {
   check(weights.size() == biases.size(), "residual_mlp: ", weights.size(), " weights and ", biases.size(), " biases");
   std::vector<Tensor> in{x};
   in.insert(in.end(), weights.begin(), weights.end());
   in.insert(in.end(), biases.begin(), biases.end());
   in.push_back(mask);
+  in.push_back(residual);
   return apply<ResidualMlp>(std::move(in), {input_residual, output_residual});
 }
 

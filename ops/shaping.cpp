@@ -93,8 +93,14 @@ struct Slice {
           " length ", a.length, " leaves axis ", a.axis, " of x ", x.shape());
     return slice_view(x, axis, a.start, a.length);
   }
+  static constexpr bool adds = true;  // several slices of one tensor: the first makes its gradient, the others add to their part
   static Grads vjp(const Saved& s, const Tensor& gy, const Attrs& a) {
-    return {pad_zero(gy, a.axis, a.start, s.in_shape(0)[a.axis] - a.start - a.length)};
+    if (s.addend && s.addend.is_sole_owner() && s.addend.is_contiguous()) {
+      accumulate(gy, slice_view(s.addend, axis_of(s.in_shape(0), a.axis, name), a.start, a.length));
+      return {s.addend};
+    }
+    const Tensor padded = pad_zero(gy, a.axis, a.start, s.in_shape(0)[a.axis] - a.start - a.length);
+    return {s.addend ? sum_of(s.addend, padded) : padded};
   }
   static std::vector<Sample> samples() {
     return {{"first axis", {{.shape = {5, 3}}}, Attrs{0, 1, 3}},

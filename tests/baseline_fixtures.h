@@ -21,5 +21,5 @@ inline ModelConfig narrow(const std::string& mixer) {
 inline Tensor run(Mixer& mixer, const Tensor& x, const Tensor& mask = {}) {
   Context ctx;
   ctx.dtype = x.dtype();
-  return mixer.forward(x, mask, ctx);
+  return mixer.forward(x, mask, {}, ctx);
 }

@@ -2,9 +2,11 @@
 
 #include "autograd/gradcheck.h"
 #include "ops/cast.h"
+#include "ops/norm.h"
 #include "ops/pointwise.h"
 #include "ops/reduce.h"
 #include "ops/shaping.h"
+#include "tests/tensor_fixtures.h"
 
 using namespace flare;
 
@@ -114,4 +116,57 @@ TEST_CASE("cast passes the cotangent back in the input's dtype") {
   backward(y, Tensor::from<float>({0.5f, 4.0f}, {2}));
   CHECK(grad(x).dtype() == DType::f32);
   CHECK(grad(x).to_vector() == std::vector<double>{0.5, 4});
+}
+
+TEST_CASE("autograd: a norm adds its gradient to what came past it, whoever was first") {
+  const Tensor w = uniform({6}, DType::f64, 1), b = uniform({6}, DType::f64, 2), gy = uniform({5, 6}, DType::f64, 3);
+  const auto gradient = [&](auto function) {
+    const Tensor x = uniform({5, 6}, DType::f64, 4);
+    set_requires_grad(x);
+    backward(function(affine(x, 2, 0)), gy);
+    return grad(x).to_vector();
+  };
+  const auto norm = [&](const Tensor& h) { return layer_norm(h, w, b, 1e-5); };
+  const std::vector<double> through = gradient(norm), past = gradient([](const Tensor&h) { return square(h); });
+  const std::vector<double> norm_first = gradient([&](const Tensor& h) {
+    const Tensor y = norm(h);
+    return y + square(h);
+  });
+  const std::vector<double> norm_last = gradient([&](const Tensor& h) {
+    const Tensor s = square(h);
+    return s + norm(h);
+  });
+  for (size_t i = 0; i < through.size(); ++i) {
+    CHECK(norm_first[i] == doctest::Approx(through[i] + past[i]).epsilon(1e-12));
+    CHECK(norm_last[i] == doctest::Approx(through[i] + past[i]).epsilon(1e-12));
+  }
+}
+
+TEST_CASE("autograd: slices add to their parts of one gradient, and leave alone what others hold") {
+  const Tensor gy = uniform({3, 4}, DType::f64, 5);
+  const auto gradient = [&](auto function) {
+    const Tensor x = uniform({3, 7}, DType::f64, 6);
+    set_requires_grad(x);
+    backward(function(affine(x, 1, 0)), gy);
+    return grad(x).to_vector();
+  };
+  const auto part = [](const Tensor& h, int64_t start) { return square(slice(h, 1, start, 4)); };
+  std::vector<double> expected(21, 0);
+  for (const int64_t start : {0, 3, 2}) {  // they overlap
+    const std::vector<double> one = gradient([&](const Tensor& h) { return part(h, start); });
+    for (size_t i = 0; i < one.size(); ++i) expected[i] += one[i];
+  }
+  const std::vector<double> all = gradient([&](const Tensor& h) { return part(h, 0) + part(h, 3) + part(h, 2); });
+  for (size_t i = 0; i < all.size(); ++i) CHECK(all[i] == doctest::Approx(expected[i]).epsilon(1e-12));
+
+  // The cotangent of h + 0 goes to h as it is; a slice that wrote into it would change what `kept` collects.
+  const Tensor x = uniform({3, 7}, DType::f64, 7), kept = uniform({3, 7}, DType::f64, 8), g = uniform({3, 7}, DType::f64, 9);
+  set_requires_grad(x);
+  set_requires_grad(kept);
+  const Tensor h = affine(x, 1, 0), left = slice(h, 1, 0, 4);
+  const Tensor y = (h + kept) + pad_zero(left, 1, 0, 3);
+  backward(y, g);
+  CHECK(grad(kept).to_vector() == g.to_vector());
+  for (int64_t r = 0; r < 3; ++r)
+    for (int64_t c = 0; c < 7; ++c) CHECK(grad(x).item(r * 7 + c) == doctest::Approx((c < 4 ? 2 : 1) * g.item(r * 7 + c)));
 }

@@ -215,7 +215,7 @@ TEST_CASE("mixers: one registry, whose names the errors and the help give") {
   CHECK(message_of<ConfigError>([&] { make_mixer(narrow("flair"), rng, 4); }) == "model.mixer: \"flair\" is not one of " + names);
 
   struct Echo : Mixer {
-    Tensor forward(const Tensor& x, const Tensor&, Context&) override { return x; }
+    Tensor forward(const Tensor& x, const Tensor&, const Tensor&, Context&) override { return x; }
   };
   const auto echo = [](const ModelConfig&, Rng&, int64_t) -> std::unique_ptr<Mixer> { return std::make_unique<Echo>(); };
   static const bool added = register_mixer({"test_echo", echo});

@@ -255,7 +255,7 @@ Box square_box() {
   const Tensor x = Tensor::from<double>({3}, {1});
   set_requires_grad(x);
   const Tensor y = mul(x, x);
-  const Grads each = y.tape()->producer->vjp(Tensor::from<double>({1}, {1}));
+  const Grads each = y.tape()->producer->vjp(Tensor::from<double>({1}, {1}), {});
   CHECK(each.size() == 2);
   CHECK(each[0].item() == each[1].item());
   backward(y);

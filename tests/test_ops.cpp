@@ -120,7 +120,7 @@ TEST_CASE("a wrong derivative is rejected") {
     Tensor y = Tensor::empty(in[0].shape(), DType::f64);
     for (int i = 0; i < 3; ++i) y.data<double>()[i] = in[0].item(i) * in[0].item(i);
     std::vector<Tensor> out{y};
-    record("wrong_square", Inputs(in), Outputs(out), Keep::inputs, [](const Saved& s, const Tensor& gy) -> Grads {
+    record("wrong_square", Inputs(in), Outputs(out), Keep::inputs, false, [](const Saved& s, const Tensor& gy) -> Grads {
       Tensor g = Tensor::empty(gy.shape(), DType::f64);
       for (int i = 0; i < 3; ++i) g.data<double>()[i] = gy.item(i) * (2 * s.in(0).item(i) + 1e-3);
       return {g};

@@ -9,17 +9,20 @@ namespace flare {
 /// kWidth neighbouring elements moved as one access of up to 16 bytes.
 template <class T, int kWidth> struct alignas(sizeof(T) * kWidth) LinearPack { T v[kWidth]; };
 
-/// y[i] += bias[i % channels]. One thread owns one pack of y: reads and writes it once, bias comes from L1.
-/// Index is uint32_t where the packs fit, since a 64-bit remainder would cost more than the memory access.
+/// y[i] += bias[i % channels] + residual[i]; either may be null. One thread owns one pack of y: reads and writes it once, bias
+/// comes from L1. Index is uint32_t where the packs fit, since a 64-bit remainder would cost more than the memory access.
 template <class T, int kWidth, class Index>
-__global__ void bias_add_kernel(T* y, const float* bias, Index n_packs, Index packs_per_row) {
+__global__ void bias_add_kernel(T* y, const float* bias, const T* residual, Index n_packs, Index packs_per_row) {
   const Index i = static_cast<Index>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i >= n_packs) return;
   auto* packs = reinterpret_cast<LinearPack<T, kWidth>*>(y);
   LinearPack<T, kWidth> p = packs[i];
-  const float* b = bias + static_cast<int64_t>(i % packs_per_row) * kWidth;
+  LinearPack<T, kWidth> r;
+  if (residual) r = reinterpret_cast<const LinearPack<T, kWidth>*>(residual)[i];
+  const float* b = bias ? bias + static_cast<int64_t>(i % packs_per_row) * kWidth : nullptr;
 #pragma unroll
-  for (int j = 0; j < kWidth; ++j) p.v[j] = T(static_cast<float>(p.v[j]) + b[j]);
+  for (int j = 0; j < kWidth; ++j)
+    p.v[j] = T(static_cast<float>(p.v[j]) + (b ? b[j] : 0.0f) + (residual ? static_cast<float>(r.v[j]) : 0.0f));
   packs[i] = p;
 }
 

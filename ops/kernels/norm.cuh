@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "core/beside.h"
 #include "ops/kernels/reduce.cuh"
 
 namespace flare {
@@ -82,12 +83,12 @@ __global__ void norm_any_kernel(const T* x, const float* weight, const float* bi
   }
 }
 
-/// gx = rstd·(g - mean g - x̂·mean(g⊙x̂)) with g = gy⊙weight (no `mean g` unless centred), and this block's share of Σ gy⊙x̂ and
-/// Σ gy in parts [2, blocks, c]. Each warp walks over rows with its columns' sums in registers; the block's warps then add
-/// theirs in order. Reads x and gy once, writes gx once. Dynamic shared memory: 2c floats.
+/// gx = rstd·(g - mean g - x̂·mean(g⊙x̂)) (+ addend unless null) with g = gy⊙weight (no `mean g` unless centred), and this block's
+/// share of Σ gy⊙x̂ and Σ gy in parts [2, blocks, c]. Each warp walks over rows with its columns' sums in registers; the block's
+/// warps then add theirs in order. Reads x and gy once, writes gx once. Dynamic shared memory: 2c floats.
 template <bool kCentered, int kChunks, class T>
-__global__ void norm_backward_kernel(const T* x, const float* weight, const float* mean, const float* rstd, const T* gy, T* gx,
-                                     float* parts, int64_t rows, int c) {
+__global__ void norm_backward_kernel(const T* x, const float* weight, const float* mean, const float* rstd, const T* gy,
+                                     const T* addend, T* gx, float* parts, int64_t rows, int c) {
   extern __shared__ float of_block[];
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   float gw[kChunks][4] = {}, gb[kChunks][4] = {};
@@ -117,6 +118,10 @@ __global__ void norm_backward_kernel(const T* x, const float* weight, const floa
       const int i = (j * kWarp + lane) * 4;
       if (i >= c) continue;
       for (int k = 0; k < 4; ++k) g[j][k] = r * (g[j][k] - mean_g - xh[j][k] * mean_gx);
+      if (addend) {
+        load_chunk(addend + row * c, c, j, xh[j]);
+        for (int k = 0; k < 4; ++k) g[j][k] += xh[j][k];
+      }
       store_vec<4>(gx + row * c + i, g[j]);
     }
   }
@@ -142,8 +147,8 @@ __global__ void norm_backward_kernel(const T* x, const float* weight, const floa
 }
 
 template <bool kCentered, class T>
-__global__ void norm_any_backward_kernel(const T* x, const float* weight, const float* mean, const float* rstd, const T* gy, T* gx,
-                                         int64_t rows, int c) {
+__global__ void norm_any_backward_kernel(const T* x, const float* weight, const float* mean, const float* rstd, const T* gy,
+                                         const T* addend, T* gx, int64_t rows, int c) {
   const int64_t row = static_cast<int64_t>(blockIdx.x) * kNormWarps + threadIdx.x / kWarp;
   if (row >= rows) return;
   const int lane = threadIdx.x % kWarp;
@@ -156,7 +161,9 @@ __global__ void norm_any_backward_kernel(const T* x, const float* weight, const 
     sum_gx += g(i) * xh(i);
   }
   const float mean_g = kCentered ? warp_sum(sum_g) / c : 0.0f, mean_gx = warp_sum(sum_gx) / c;
-  for (int i = lane; i < c; i += kWarp) gx[row * c + i] = static_cast<T>(r * (g(i) - mean_g - xh(i) * mean_gx));
+  for (int i = lane; i < c; i += kWarp)
+    gx[row * c + i] =
+        static_cast<T>(r * (g(i) - mean_g - xh(i) * mean_gx) + (addend ? static_cast<float>(addend[row * c + i]) : 0.0f));
 }
 
 /// parts [2, n_parts, c] of Σ gy⊙x̂ and Σ gy. Grid: one block a (part of the rows, tile of 32 columns); block 32 x 8.
@@ -216,9 +223,10 @@ void norm_cuda(const char* name, const T* x, const float* weight, const float* b
 }
 
 template <bool kCentered, class T>
-void norm_backward_cuda(const char* name, const T* x, const float* weight, const float* mean, const float* rstd, const T* gy, T* gx,
-                        float* gw, float* gb, int64_t rows, int64_t c, Stream& stream) {
-  const bool aligned = fits_vec(x, c, sizeof(T), 4) && fits_vec(gy, c, sizeof(T), 4) && fits_vec(gx, c, sizeof(T), 4);
+void norm_backward_cuda(const char* name, const T* x, const float* weight, const float* mean, const float* rstd, const T* gy,
+                        const T* addend, T* gx, const Tensor& gw, const Tensor& gb, int64_t rows, int64_t c, Stream& stream) {
+  const bool aligned = fits_vec(x, c, sizeof(T), 4) && fits_vec(gy, c, sizeof(T), 4) && fits_vec(gx, c, sizeof(T), 4) &&
+                       (!addend || fits_vec(addend, c, sizeof(T), 4));
   const int width = static_cast<int>(c);
   with_chunks(c, aligned, [&](auto chunks) {
     constexpr int kChunks = decltype(chunks)::value;
@@ -227,17 +235,24 @@ void norm_backward_cuda(const char* name, const T* x, const float* weight, const
     float* to = parts.data<float>();
     if constexpr (kChunks == 0) {
       launch(name, norm_any_backward_kernel<kCentered, T>, cover(rows * kWarp, kNormWarps * kWarp), stream, x, weight, mean, rstd,
-             gy, gx, rows, width);
+             gy, addend, gx, rows, width);
       const int64_t tiles = (c + kWarp - 1) / kWarp;
       launch(name, norm_any_params_kernel<kCentered, T>, {dim3(static_cast<unsigned>(n_parts * tiles)), dim3(kWarp, kNormWarps)},
              stream, x, mean, rstd, gy, to, rows, width, n_parts, (rows + n_parts - 1) / n_parts, tiles);
     } else {
       const LaunchShape shape{dim3(static_cast<unsigned>(n_parts)), dim3(kNormWarps * kWarp),
                               2 * c * static_cast<int64_t>(sizeof(float))};
-      launch(name, norm_backward_kernel<kCentered, kChunks, T>, shape, stream, x, weight, mean, rstd, gy, gx, to, rows, width);
+      launch(name, norm_backward_kernel<kCentered, kChunks, T>, shape, stream, x, weight, mean, rstd, gy, addend, gx, to, rows,
+             width);
     }
-    launch_column_sums<1, 32>(name, to, nullptr, gw, 1, n_parts, c, 1, 1.0f, nullptr, stream);
-    if (kCentered) launch_column_sums<1, 32>(name, to + n_parts * c, nullptr, gb, 1, n_parts, c, 1, 1.0f, nullptr, stream);
+    const Beside beside({parts, gw, gb});
+    const auto sums = [&](const float* of, const Tensor& result) {
+      beside.made(result);
+      launch_column_sums<1, 32>(name, of, nullptr, result.data<float>(), 1, n_parts, c, 1, 1.0f, nullptr,
+                                compute_stream(Device::cuda));
+    };
+    sums(to, gw);
+    if (kCentered) sums(to + n_parts * c, gb);
   });
 }
 

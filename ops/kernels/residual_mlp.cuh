@@ -86,7 +86,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
   const int64_t first = static_cast<int64_t>(blockIdx.x) * Tile::kRows;
   const int n = args.n_layers;
   if (args.mask && !has_live_row<Tile>(first, args.rows, args.mask)) {
-    store_rows<Tile>(nullptr, args.y, first, args.rows);
+    store_rows<Tile>(nullptr, args.y, first, args.rows, nullptr, args.residual);
     return;
   }
   fetch_rows<Tile>(h, args.x, first, args.rows, args.mask);
@@ -116,7 +116,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
     }
   }
   __syncthreads();
-  store_rows<Tile>(h, args.y, first, args.rows, args.mask);
+  store_rows<Tile>(h, args.y, first, args.rows, args.mask, args.residual);
 }
 
 /// Adds one pair of columns, already summed over a thread's rows, over the warp's; the first lanes put the sums down.

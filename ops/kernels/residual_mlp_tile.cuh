@@ -88,17 +88,25 @@ __device__ __forceinline__ void fetch_rows(typename Tile::T* to, const typename 
   }
   copy_async_commit();
 }
-/// Writes the tile's rows, with zeros in place of masked ones. Without a tile: zeros.
+template <class T> __device__ __forceinline__ uint4 sum_of_packs(uint4 a, uint4 b) {
+  T *to = reinterpret_cast<T*>(&a), *from = reinterpret_cast<T*>(&b);
+#pragma unroll
+  for (int k = 0; k < 16 / static_cast<int>(sizeof(T)); ++k) to[k] = T(static_cast<float>(to[k]) + static_cast<float>(from[k]));
+  return a;
+}
+/// Writes the tile's rows, with zeros in place of masked ones, plus `residual` unless null. Without a tile: zeros.
 template <class Tile>
 __device__ __forceinline__ void store_rows(const typename Tile::T* tile, typename Tile::T* to, int64_t first, int64_t rows,
-                                           const uint8_t* mask = nullptr) {
+                                           const uint8_t* mask = nullptr, const typename Tile::T* residual = nullptr) {
   constexpr int kPacks = Tile::kC / Tile::kVec;
   for (int i = threadIdx.x; i < Tile::kRows * kPacks; i += Tile::kThreads) {
     const int row = i / kPacks, col = i % kPacks * Tile::kVec;
     if (first + row >= rows) continue;
     uint4 pack{0, 0, 0, 0};
     if (tile && is_live(first + row, rows, mask)) pack = *reinterpret_cast<const uint4*>(tile + row * Tile::kStride + col);
-    *reinterpret_cast<uint4*>(to + (first + row) * Tile::kC + col) = pack;
+    const int64_t at = (first + row) * Tile::kC + col;
+    if (residual) pack = sum_of_packs<typename Tile::T>(pack, *reinterpret_cast<const uint4*>(residual + at));
+    *reinterpret_cast<uint4*>(to + at) = pack;
   }
 }
 
