@@ -333,6 +333,38 @@ TEST_CASE("several times: recipes and descriptions that cannot be") {
   CHECK(contains(describe(PreparedFolder(tmp / "odd")), "3 in the channels of y"));
 }
 
+TEST_CASE("several times: the recipes take the literature's way, with its channels in and out") {
+  struct Published {
+    const char* recipe;
+    const char* time;
+    int64_t in, times, frame, model_in;
+  };
+  const TemporaryFolder tmp;
+  for (const Published& p :
+       {Published{"plasticity", "condition", 3, 20, 4, 4}, Published{"navier-stokes", "rollout", 12, 10, 1, 12},
+        Published{"navier-stokes-gen", "rollout", 12, 10, 1, 12}}) {
+    CAPTURE(p.recipe);
+    const Recipe recipe = read_recipe(cat(kSourceDir, "/tools/configs/pde/", p.recipe, ".json"));
+    CHECK(recipe.task.time == p.time);
+    CHECK(recipe.task.teacher_forcing);
+    DatasetInfo info;
+    info.name = p.recipe;
+    info.coordinates = 2;
+    info.times = p.times;
+    write_field_set(tmp / p.recipe, info,
+                    {{"train", Tensor::zeros({1, 9, p.in}, DType::f32), Tensor::full({1, 9, p.times * p.frame}, 1, DType::f32)}});
+    const std::unique_ptr<Task> task = make_task(recipe, PreparedFolder(tmp / p.recipe));
+    const std::vector<Parameter> parameters = task->parameters();
+    const auto shape_of = [&](const std::string& name) {
+      for (const Parameter& parameter : parameters)
+        if (parameter.name == name) return parameter.value.shape();
+      return Shape{};
+    };
+    CHECK(shape_of("in_proj.fc1.weight") == Shape{recipe.model.channels, p.model_in});
+    CHECK(shape_of("out_proj.1.fc2.weight") == Shape{p.frame, recipe.model.channels});
+  }
+}
+
 TEST_CASE("several times: a rehearsed step needs what a real one takes") {
   // The roll-out keeps every step for backward; a single step of the same model is the measure.
   const TemporaryFolder tmp;
