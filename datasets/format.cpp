@@ -48,6 +48,19 @@ FieldInfo field_from(const json& j, const std::string& path) {
   return f;
 }
 
+/// What is stated of y must fit its channels.
+void check_outputs(const DatasetInfo& info, const std::string& path) {
+  int64_t channels = 0;
+  for (const FieldInfo& f : info.fields)
+    if (f.name == "y" && f.shape.ndim() > 0) channels = f.shape[-1];
+  check<DataError>(info.times == 1 || (channels > 0 && channels % info.times == 0), path, ": times is ", info.times,
+                   ", which does not divide the ", channels, " channels of y");
+  const Normalisation& w = info.warp;
+  const auto fits = [&](size_t n) { return n == 1 || static_cast<int64_t>(n) == channels; };
+  check<DataError>((w.mean.empty() && w.std.empty()) || (channels > 0 && fits(w.mean.size()) && fits(w.std.size())), path,
+                   ": warp has ", w.mean.size(), " means and ", w.std.size(), " deviations for the ", channels, " channels of y");
+}
+
 }  // namespace
 
 void check_name(const std::string& what, const std::string& name) {
@@ -84,6 +97,11 @@ void read_dataset_json(const std::string& path, DatasetInfo& info, std::map<std:
     info.coordinates = j.value("coordinates", int64_t{0});
     check<DataError>(info.coordinates >= 0 && info.coordinates <= 3, path, ": coordinates is ", info.coordinates,
                      ", the number of channels of x that are a position: 1, 2 or 3");
+    const json times = j.value("times", json(1));
+    info.times = times.is_number_integer() ? times.get<int64_t>() : 0;
+    check<DataError>(info.times >= 1, path, ": times is ", times.dump(), ", the number of recorded times in y: 1 or more");
+    if (j.contains("warp"))
+      info.warp = {j["warp"].at("mean").get<std::vector<double>>(), j["warp"].at("std").get<std::vector<double>>()};
     info.source = j.value("source", "");
     info.licence = j.value("licence", "");
     info.citation = j.value("citation", "");
@@ -92,6 +110,7 @@ void read_dataset_json(const std::string& path, DatasetInfo& info, std::map<std:
   } catch (const nlohmann::json::exception& e) { throw DataError(cat(path, ": cannot be read: ", quoted(e.what(), 160))); }
   for (const FieldInfo& f : info.fields)
     check<DataError>(!is_token_field(f.name) || info.vocabulary > 0, path, ": has field ", f.name, " but no vocabulary");
+  check_outputs(info, path);
 }
 
 void write_dataset_json(const std::string& path, const DatasetInfo& info, const std::map<std::string, FileRecord>& files) {
@@ -116,6 +135,8 @@ void write_dataset_json(const std::string& path, const DatasetInfo& info, const 
   for (const auto& [field, n] : info.normalisation) j["normalisation"][field] = {{"mean", n.mean}, {"std", n.std}};
   if (!info.grid.empty()) j["grid"] = info.grid;
   if (info.coordinates) j["coordinates"] = info.coordinates;
+  if (info.times != 1) j["times"] = info.times;
+  if (!info.warp.mean.empty()) j["warp"] = {{"mean", info.warp.mean}, {"std", info.warp.std}};
   j["source"] = info.source;
   j["licence"] = info.licence;
   j["citation"] = info.citation;

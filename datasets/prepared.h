@@ -38,6 +38,8 @@ struct DatasetInfo {
   std::map<std::string, Normalisation> normalisation;  // by field
   std::vector<int64_t> grid;                           // extents when the points of every sample are a grid, row-major
   int64_t coordinates = 0;  // how many channels of x, the first ones, are the position of the point; 0: not stated
+  int64_t times = 1;        // recorded times that y holds, time-major: y[..., t·c + k] is channel k of c at time t
+  Normalisation warp;       // empty, or: report the relative L2 of y·std + mean too, since the published figures are of that
   std::string source, licence, citation;
 };
 

@@ -68,6 +68,7 @@ std::string describe(const PreparedFolder& folder, int width) {
   if (info.max_length) line("max length", std::to_string(info.max_length));
   if (!info.grid.empty()) line("grid", fmt::format("{}", fmt::join(info.grid, " x ")));
   if (info.coordinates) line("coordinates", cat("the first ", info.coordinates, " channels of x"));
+  if (info.times > 1) line("times", cat(info.times, " in the channels of y, one after the other"));
   for (const auto& [field, n] : info.normalisation)
     line("scaled by", fmt::format("{}: mean {:.5g}, deviation {:.5g}", field, fmt::join(n.mean, " "), fmt::join(n.std, " ")));
   std::string out = fmt::format("{}  ({})\n", info.name, info.kind) + about.text(width, kIndent);

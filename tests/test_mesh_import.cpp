@@ -68,6 +68,10 @@ TEST_CASE("lpbf: meshes of different size, the pickled member left alone") {
   // Displacements 1102, 1105, 1108 and 2102, 2105, …, 2114: the mean of both means, and of both deviations.
   CHECK(folder.info().normalisation.at("y").mean[0] == doctest::Approx((1105 + 2108) / 2.0));
   CHECK(folder.info().normalisation.at("y").std[0] == doctest::Approx((3 + std::sqrt(22.5)) / 2));
+  // Mean and deviation (with n - 1) of 0.496257, 0.768222, 0.088477: what the published code decodes by.
+  REQUIRE(folder.info().warp.mean.size() == 1);
+  CHECK(folder.info().warp.mean[0] == doctest::Approx(0.45098527).epsilon(1e-7));
+  CHECK(folder.info().warp.std[0] == doctest::Approx(0.34212603).epsilon(1e-7));
 
   Loader loader(folder, "train", {.batch_size = 2, .shuffle = false, .prefetch = false});
   const Batch batch = loader.next();

@@ -215,6 +215,7 @@ TEST_CASE("navier-stokes-gen: a folder that depends on the seed alone") {
   const PreparedFolder folder(tmp / "one");
   CHECK(folder.info().splits == std::map<std::string, int64_t>{{"train", 3}, {"val", 1}, {"test", 2}});
   CHECK(folder.info().grid == std::vector<int64_t>{8, 8});
+  CHECK(folder.info().times == 2);
   const Tensor x = read_npy(tmp / "one/test.x.npy"), y = read_npy(tmp / "one/test.y.npy");
   CHECK(x.shape() == Shape{2, 64, 4});
   CHECK(y.shape() == Shape{2, 64, 2});

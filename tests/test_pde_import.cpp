@@ -277,6 +277,7 @@ TEST_CASE("navier-stokes and plasticity: time steps become channels") {
   const Tensor x = read_npy(tmp / "out/test.x.npy"), y = read_npy(tmp / "out/test.y.npy");
   CHECK(x.shape() == Shape{2, 16, 5});
   CHECK(y.shape() == Shape{2, 16, 3});
+  CHECK(PreparedFolder(tmp / "out").info().times == 3);
   for (int64_t k = 0; k < 3; ++k) {
     CHECK(x.item((16 + 7) * 5 + 2 + k) == static_cast<double>((4 * 16 + 7) * 6 + k));
     CHECK(y.item((16 + 7) * 3 + k) == static_cast<double>((4 * 16 + 7) * 6 + 3 + k));
@@ -297,6 +298,7 @@ TEST_CASE("navier-stokes and plasticity: time steps become channels") {
   const Tensor die = read_npy(tmp / "plasticity/test.x.npy"), mesh = read_npy(tmp / "plasticity/test.y.npy");
   CHECK(die.shape() == Shape{1, 6, 3});
   CHECK(mesh.shape() == Shape{1, 6, 8});
+  CHECK(PreparedFolder(tmp / "plasticity").info().times == 2);
   for (int64_t p = 0; p < 6; ++p) CHECK(die.item(3 * p + 2) == static_cast<double>(3 * 3 + p / 2));  // input[3, row]
   for (int64_t i = 0; i < 48; ++i) CHECK(mesh.item(i) == 100 + static_cast<double>(3 * 48 + i));
   block.w = 4;

@@ -8,6 +8,7 @@
 #include "core/copy_many.h"
 #include "core/staging.h"
 #include "tests/tensor_fixtures.h"
+#include "tests/wave_fixtures.h"
 #include "tools/train/signals.h"
 
 using namespace flare;
@@ -154,6 +155,39 @@ TEST_CASE("steps of the baseline mixers are captured whole and give the same bit
       const auto plain = trained_weights(f, recipe, "plain", Device::cuda, false);
       CHECK(trained_weights(f, recipe, "captured", Device::cuda, true) == plain);
     }
+}
+
+TEST_CASE("steps over several recorded times are captured whole and give the same bits") {
+  if (!cuda_available()) {
+    MESSAGE("skipped: no GPU on this machine");
+    return;
+  }
+  const TrainFixture f("step_times");
+  write_waves(f.path + "/waves", {.train = 16, .val = 4});
+  for (const char* time : {"condition", "rollout"})
+    for (const bool teacher_forcing : {true, false})
+      for (const char* precision : {"fp32", "bf16"}) {
+        CAPTURE(time);
+        CAPTURE(teacher_forcing);
+        CAPTURE(precision);
+        Recipe recipe = full_recipe(f, precision, 1);
+        recipe.task.data = f.path + "/waves";
+        recipe.task.time = time;
+        recipe.task.teacher_forcing = teacher_forcing;
+        recipe.train.steps = 40;
+        recipe.train.eval_every = recipe.train.checkpoint_every = 20;  // a roll-out of its own predictions between captured steps
+        const std::string name = cat(time, teacher_forcing, precision);
+        const auto plain = trained_weights(f, recipe, name + "-plain", Device::cuda, false);
+        CHECK(trained_weights(f, recipe, name + "-captured", Device::cuda, true) == plain);
+        const PreparedFolder folder = open_data(recipe);
+        const auto task = make_task(recipe, folder);
+        task->model().to(Device::cuda);
+        Optimizer optimizer(task->parameters(), recipe.optim, 100, 1.0);
+        TrainStep step(*task, optimizer, Device::cuda, {1, apply_precision(precision), 0, true});
+        Loader loader(folder, "train", {.batch_size = 4});
+        for (int i = 0; i < 4; ++i) step.run(loader.next(), 0);
+        CHECK(step.n_graphs() == 1);  // recorded, and not run plainly after a warning
+      }
 }
 
 TEST_CASE("captured and plain steps give the same bits over 200 steps") {

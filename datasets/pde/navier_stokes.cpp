@@ -25,8 +25,9 @@ void import_navier_stokes(const std::string& source_dir, const std::string& out_
   info.name = "navier-stokes";
   info.grid = {side, side};
   info.coordinates = 2;
+  info.times = t - half;
   info.source =
-      "imported from NavierStokes_V1e-5_N1200_T20; x = (x, y, steps 1 to 10), y = steps 11 to 20, all at once; train = first 1000, "
+      "imported from NavierStokes_V1e-5_N1200_T20; x = (x, y, steps 1 to 10), y = steps 11 to 20; train = first 1000, "
       "test = last 200";
   info.licence = "MIT (zongyi-li/fourier_neural_operator)";
   info.citation = "Z. Li et al., Fourier Neural Operator for Parametric Partial Differential Equations, arXiv 2010.08895";

@@ -22,9 +22,10 @@ void import_plasticity(const std::string& source_dir, const std::string& out_dir
   info.name = "plasticity";
   info.grid = {h, w};
   info.coordinates = 2;
+  info.times = t;
   info.source =
-      "imported from plas_N987_T20.mat; x = (x, y, die profile), y = 20 steps of 4 channels, all at once; train = first 900, test "
-      "= last 80, val = the 7 between";
+      "imported from plas_N987_T20.mat; x = (x, y, die profile), y = 20 steps of 4 channels; train = first 900, test = last 80, "
+      "val = the 7 between";
   info.licence = "as published with Geo-FNO";
   info.citation =
       "Z. Li et al., Fourier Neural Operator with Learned Deformations for PDEs on General Geometries, arXiv 2207.05209";

@@ -35,7 +35,8 @@ void add_eval(CLI::App& app, int& exit_code) {
       {"flare eval runs/listops-mini", "flare eval runs/listops-mini --split val --json",
        "flare eval tools/configs/lra/listops-mini.json --weights runs/listops-mini/checkpoints/last/model.safetensors"},
       "split, score_name, the score under that name, loss, n_samples, weights, step, chosen_by; for classes also majority_class, "
-      "majority_accuracy, by_length, confusion"));
+      "majority_accuracy, by_length, confusion; for fields errors, quantiles, best, median, worst, and of several times "
+      "relative_l2_step, relative_l2_by_time"));
   command->callback([o, &exit_code] {
     const TrainedModel model = load_trained(o->source, {o->weights, o->device, o->assignments});
     catch_stop_signals("after this batch");

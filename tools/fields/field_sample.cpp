@@ -20,6 +20,7 @@ FieldSample field_sample(const DatasetInfo& info, const Tensor& x, const Tensor&
   check(!truth || s.truth.shape() == s.prediction.shape(), "field sample: prediction ", s.prediction.shape(), " and truth ",
         truth ? s.truth.shape() : Shape{}, " disagree");
   s.coordinates = coordinate_channels(info, s.x.size(1));
+  if (s.channels() % info.times == 0) s.times = info.times;
   const std::vector<int64_t>& g = info.grid;
   // A grid that does not have this many points is none of this sample's.
   if (g.size() == 2 && g[0] >= 2 && g[1] >= 2 && points % g[0] == 0 && points / g[0] == g[1]) {

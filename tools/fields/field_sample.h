@@ -9,6 +9,7 @@ namespace flare {
 struct FieldSample {
   int64_t points = 0, coordinates = 0;  // the first channels of x are the position
   int64_t rows = 0, columns = 0;        // of a grid, point i·columns + j; 0: no grid of two axes
+  int64_t times = 1;                    // recorded times in the output channels, time-major
   Tensor x;                             // f32 [N,in], packed, like the others
   Tensor prediction;                    // f32 [N,out]
   Tensor truth;                         // f32 [N,out], or undefined

@@ -59,6 +59,14 @@ std::vector<double> channel_of(const Tensor& values, int64_t channel) {
   return out;
 }
 
+/// " 3", or where there are several times " t 12" or " 3, t 12", the first time being 0. Empty for a single channel.
+std::string channel_name(const FieldSample& sample, int64_t channel) {
+  if (sample.channels() == 1) return "";
+  const int64_t frame = sample.channels() / sample.times, time = channel / frame;
+  if (sample.times == 1) return fmt::format(" {}", channel);
+  return frame == 1 ? fmt::format(" t {}", time) : fmt::format(" {}, t {}", channel % frame, time);
+}
+
 }  // namespace
 
 Panels draw_panels(const FieldSample& sample, const std::string& title) {
@@ -99,7 +107,7 @@ Panels draw_panels(const FieldSample& sample, const std::string& title) {
     plot.paint(out.canvas, box[0], field, value_ink);
     plot.paint(out.canvas, box[1], prediction, value_ink);
     plot.paint(out.canvas, box[2], error, error_ink);
-    const std::string suffix = channels > 1 ? fmt::format(" {}", channel) : "";
+    const std::string suffix = channel_name(sample, channel);
     caption(out.canvas, box[0], "field" + suffix, of_field);
     caption(out.canvas, box[1], "prediction" + suffix, of_prediction);
     caption(out.canvas, box[2], "error" + suffix, of_error);

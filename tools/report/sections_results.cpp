@@ -13,7 +13,7 @@
 namespace flare {
 namespace {
 
-constexpr size_t kMostClasses = 32, kMostBuckets = 64, kMostBins = 30;
+constexpr size_t kMostClasses = 32, kMostBuckets = 64, kMostBins = 30, kMostTimes = 256;
 
 std::string integer(double value) { return number_or_dash(value, "{:.0f}"); }
 
@@ -24,6 +24,10 @@ Table scores_table(const RunRecord& run) {
     const std::string split = text_at(e, "split"), samples = integer(number_at(e, "n_samples"));
     table.rows.push_back({split, "the model", number_or_dash(number_at(e, score)), number_or_dash(number_at(e, "loss")), samples,
                           integer(number_at(e, "step"))});
+    for (const auto& [key, whose] : {std::pair("relative_l2_step", "the model, mean over times"),
+                                     std::pair("relative_l2_warped", "the model, decoded as the published figures are")})
+      if (const double error = number_at(e, key); !std::isnan(error))
+        table.rows.push_back({split, whose, number_or_dash(error), "", samples, ""});
     if (const double majority = number_at(e, "majority_accuracy"); !std::isnan(majority))
       table.rows.push_back(
           {split, "always class " + integer(number_at(e, "majority_class")), number_or_dash(majority), "", samples, ""});
@@ -48,6 +52,15 @@ std::string by_length(const Json& e) {
         std::isnan(accuracy) ? 0.0 : 100 * std::clamp(accuracy, 0.0, 1.0));
   }
   return html + "</tbody></table></div></div>\n";
+}
+
+std::string by_time(const Json& e) {
+  const Json& list = member(e, "relative_l2_by_time");
+  if (!list.is_array() || list.empty() || list.size() > kMostTimes) return "";
+  Table table{"Relative L2 of each time", {"time", "relative L2"}, {}, 1};
+  for (size_t t = 0; t < list.size(); ++t)
+    table.rows.push_back({std::to_string(t), list[t].is_number() ? short_number(list[t].get<double>(), 4) : "–"});
+  return "<div><h3>By time</h3>" + html_table(table) + "</div>\n";
 }
 
 /// Rows are true classes, columns predictions; the shade is the share of the row.
@@ -118,7 +131,7 @@ std::string results_section(const RunRecord& run) {
       html += fmt::format("<p class=\"sub\">{}: weights of {}</p>\n", html_escape(text_at(e, "split")), html_escape(chosen));
   html += "</section>\n";
   for (const Json& e : run.evaluations) {
-    const std::string details = by_length(e) + confusion(e) + errors(run, e);
+    const std::string details = by_length(e) + by_time(e) + confusion(e) + errors(run, e);
     if (!details.empty())
       html += fmt::format("<section><h2>{} split in detail</h2><div class=\"columns\">{}</div></section>\n",
                           html_escape(text_at(e, "split")), details);

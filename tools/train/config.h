@@ -17,6 +17,8 @@ struct TaskConfig {
   bool pad_to_max = false;
   int64_t length_steps = 16;
   double derivative_weight = 0;
+  std::string time = "channels";
+  bool teacher_forcing = true;
 
   template <class F> void describe(F& f) {
     f("name", name, "name of the task, for messages and reports");
@@ -31,6 +33,13 @@ struct TaskConfig {
       Between{0, 1e9});
     f("derivative_weight", derivative_weight, "fields on a 2-D grid: weight in the loss of the relative L2 of both derivatives",
       Between{0, 1e6});
+    f("time", time,
+      "fields at several recorded times: channels, all at once; condition, one at a time, the time being an input; rollout, the "
+      "next "
+      "frame from the last ones, again and again",
+      OneOf{{"channels", "condition", "rollout"}});
+    f("teacher_forcing", teacher_forcing,
+      "rollout: train on windows of true frames; false: of the model's own predictions, with gradients through all steps");
   }
 };
 

@@ -111,6 +111,12 @@ std::string format_evaluation(const Json& e) {
   if (e.contains("majority_accuracy"))
     text += fmt::format("{:6} {} {:.4f}  always answering class {}, the most frequent in train\n", "", score,
                         e["majority_accuracy"].get<double>(), e.value("majority_class", int64_t{0}));
+  if (const auto times = e.find("relative_l2_by_time"); times != e.end() && times->is_array() && !times->empty())
+    text += fmt::format("{:6} relative_l2_step {:.4f}  mean over {} times; {} at the first, {} at the last\n", "",
+                        e.value("relative_l2_step", 0.0), times->size(), times->front().dump(), times->back().dump());
+  if (e.contains("relative_l2_warped"))
+    text += fmt::format("{:6} relative_l2_warped {:.4f}  of fields decoded as the published figures are\n", "",
+                        e["relative_l2_warped"].get<double>());
   if (const auto buckets = e.find("by_length"); buckets != e.end())
     for (const Json& b : *buckets)
       text += fmt::format("       {} {:.4f}  at {} to {} tokens ({} samples)\n", score, b.value("accuracy", 0.0),
