@@ -27,7 +27,7 @@ struct VorticitySolver::Impl {
   Grid velocity, gradient, half;          // at points: u + iv, ∂ω/∂x + i ∂ω/∂y; scratch
 
   Impl(int64_t n_, double viscosity_, double dt_, bool is_forced_)
-      : n(n_), cut((n_ + 2) / 3), viscosity(viscosity_), dt(dt_), is_forced(is_forced_) {
+      : n(n_), cut(vorticity_cut(n_)), viscosity(viscosity_), dt(dt_), is_forced(is_forced_) {
     check<ConfigError>(n >= 8 && n % 2 == 0, "vorticity: a grid of ", n, " points a side; it must be even and at least 8");
     check<ConfigError>(viscosity >= 0 && dt > 0, "vorticity: needs viscosity >= 0 and dt > 0, got ", viscosity, " and ", dt);
     fft.SetFlag(Eigen::FFT<double>::Unscaled);
@@ -143,17 +143,23 @@ double vorticity_deviation(int64_t k1, int64_t k2) {
   return std::pow(7, 1.5) * std::pow(wave + 49, -1.25) / std::numbers::sqrt2;
 }
 
-void VorticitySolver::draw(Rng& rng) {
-  Impl& s = *impl_;
-  std::fill(s.omega.begin(), s.omega.end(), Complex{});
-  for (int64_t r = 1; r < s.cut; ++r)  // the waves around the square of side 2r, one of each pair k, -k
+void draw_vorticity(Rng& rng, int64_t cut, const std::function<void(int64_t, int64_t, double, double)>& wave) {
+  for (int64_t r = 1; r < cut; ++r)  // the waves around the square of side 2r
     for (int64_t k2 = 0; k2 <= r; ++k2)
       for (int64_t k1 = -r; k1 <= r; ++k1) {
         if (std::max(std::abs(k1), k2) != r || (k2 == 0 && k1 < 0)) continue;
         const double deviation = vorticity_deviation(k1, k2), re = rng.normal(), im = rng.normal();
-        s.omega[s.at(k1, k2)] = deviation * Complex(re, im);
-        s.omega[s.at(-k1, -k2)] = deviation * Complex(re, -im);
+        wave(k1, k2, deviation * re, deviation * im);
       }
+}
+
+void VorticitySolver::draw(Rng& rng) {
+  Impl& s = *impl_;
+  std::fill(s.omega.begin(), s.omega.end(), Complex{});
+  draw_vorticity(rng, s.cut, [&](int64_t k1, int64_t k2, double re, double im) {
+    s.omega[s.at(k1, k2)] = Complex(re, im);
+    s.omega[s.at(-k1, -k2)] = Complex(re, -im);
+  });
 }
 
 void VorticitySolver::step() { impl_->step(); }
