@@ -12,8 +12,8 @@ namespace flare {
 ///   ∂ω/∂t + u·∇ω = ν Δω + f,   u = (∂ψ/∂y, -∂ψ/∂x),   -Δψ = ω,   f = 0.1 (sin 2π(x+y) + cos 2π(x+y))
 /// at the points (i/n, j/n), i along rows of [n,n]. Products are taken at the points and cut to wave numbers below n/3, where they
 /// are free of aliasing (the 2/3 rule). A step is Crank-Nicolson for Δ and Heun's method for the rest: second order in dt, where
-/// the published code (Li et al., arXiv 2010.08895) takes Euler's and smaller steps. Six transforms of n² a step (Eigen's FFT). Not
-/// for use by two threads at a time.
+/// the published code (Li et al., arXiv 2010.08895) takes Euler's and smaller steps. Four complex and two real transforms of n² a
+/// step (Eigen's FFT). Not for use by two threads at a time.
 class VorticitySolver {
  public:
   VorticitySolver(int64_t n, double viscosity, double dt, bool is_forced = true);
