@@ -75,7 +75,7 @@ class Transform {
 // One thread a wave or a point; blockIdx.y is the flow.
 __device__ __forceinline__ int64_t item() { return int64_t{blockIdx.x} * blockDim.x + threadIdx.x; }
 
-/// 3 reads and 5 or 6 writes of 16 bytes a wave. Adjacent threads have adjacent k2; the mirrored waves go backwards.
+/// 2 or 3 reads and 5 writes of 16 bytes a wave. Adjacent threads have adjacent k2; the mirrored waves go backwards.
 template <bool is_corrector>
 __global__ void __launch_bounds__(kThreads)
     advance_kernel(VorticityWaves waves, const ComplexValue* __restrict__ coefficients, ComplexValue* __restrict__ omega,
