@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "core/check.h"
+#include "core/device.h"
 
 namespace flare {
 namespace {
@@ -73,7 +74,19 @@ void generate_dataset(const std::string& name, const GenerateOptions& options, c
   for (const auto& [key, value] : options.extra)
     check<ConfigError>(std::find(known.begin(), known.end(), key) != known.end(), name, ": unknown option ", key,
                        suggestion(key, known));
+  if (!entry.has_gpu_version) {
+    check<ConfigError>(options.device != "cuda" && !options.device.starts_with("cuda:"), name, ": --device ", options.device,
+                       ": there is no version for GPUs (only of: ", datasets_for_gpu(), "); use --device cpu or auto");
+    if (options.device != "auto") parse_device(options.device);  // refuses other words
+  }
   entry.generate(options, out_dir);
+}
+
+std::string datasets_for_gpu() {
+  std::string list;
+  for (const DatasetEntry& e : entries())
+    if (e.has_gpu_version) list += (list.empty() ? "" : ", ") + e.name;
+  return list;
 }
 
 void prepare_dataset(const std::string& name, const std::string& source_dir, const std::string& out_dir) {

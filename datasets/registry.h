@@ -12,6 +12,7 @@ struct GenerateOptions {
   uint64_t seed = 0;
   int64_t train = -1, val = -1, test = -1;
   std::map<std::string, std::string> extra = {};  // key=value pairs the data set declares in DatasetEntry::options
+  std::string device = "auto";                    // parse_device's words; auto is the CPU for those without a version for GPUs
 };
 
 struct DatasetOption {
@@ -24,6 +25,7 @@ struct DatasetEntry {
   std::vector<DatasetOption> options;                                                      // extras that generate understands
   std::function<void(const GenerateOptions&, const std::string& out_dir)> generate;        // empty: cannot be generated
   std::function<void(const std::string& source_dir, const std::string& out_dir)> prepare;  // empty: nothing to import
+  bool has_gpu_version = false;                                                            // generate heeds the device
 };
 
 bool register_dataset(DatasetEntry entry);
@@ -33,8 +35,10 @@ const std::vector<DatasetEntry>& registered_datasets();
 const DatasetEntry& find_dataset(const std::string& name);
 
 /// Generates or imports into the prepared folder out_dir. ConfigError when the data set cannot do that, or for an extra it does
-/// not declare (naming the nearest that it does) or a negative count.
+/// not declare (naming the nearest that it does), a negative count, or a GPU it cannot use (naming the data sets that can).
 void generate_dataset(const std::string& name, const GenerateOptions& options, const std::string& out_dir);
+/// "a, b": the data sets that can be generated on a GPU.
+std::string datasets_for_gpu();
 void prepare_dataset(const std::string& name, const std::string& source_dir, const std::string& out_dir);
 
 /// The value of an extra as an integer, `fallback` when absent. ConfigError naming the key when it is not an integer.

@@ -24,14 +24,18 @@ struct VorticitySolver::Impl {
   bool is_forced;
   Eigen::FFT<double> fft;
   Grid omega, slope, trial, trial_slope;  // coefficients
-  Grid velocity, gradient, half;          // at points: u + iv, ∂ω/∂x + i ∂ω/∂y; scratch
+  Grid velocity, gradient;                // at points: u + iv, ∂ω/∂x + i ∂ω/∂y
+  std::vector<double> product;            // at points
+  Grid half, pair, line;                  // scratch: transformed along one axis; two rows, one row
 
   Impl(int64_t n_, double viscosity_, double dt_, bool is_forced_)
-      : n(n_), cut((n_ + 2) / 3), viscosity(viscosity_), dt(dt_), is_forced(is_forced_) {
+      : n(n_), cut(vorticity_cut(n_)), viscosity(viscosity_), dt(dt_), is_forced(is_forced_) {
     check<ConfigError>(n >= 8 && n % 2 == 0, "vorticity: a grid of ", n, " points a side; it must be even and at least 8");
     check<ConfigError>(viscosity >= 0 && dt > 0, "vorticity: needs viscosity >= 0 and dt > 0, got ", viscosity, " and ", dt);
     fft.SetFlag(Eigen::FFT<double>::Unscaled);
     for (Grid* g : {&omega, &slope, &trial, &trial_slope, &velocity, &gradient, &half}) g->resize(static_cast<size_t>(n * n));
+    product.resize(static_cast<size_t>(n * n));
+    for (Grid* g : {&pair, &line}) g->resize(static_cast<size_t>(n));
   }
 
   int64_t wave(int64_t row) const { return row < n / 2 ? row : row - n; }
@@ -67,16 +71,30 @@ struct VorticitySolver::Impl {
     std::swap(values, half);
     for (int64_t r = 0; r < n; ++r) fft.inv(&values[static_cast<size_t>(r * n)], &half[static_cast<size_t>(r * n)], n);
   }
-  /// Values -> coefficients, those of the waves that are kept; the others become 0. Overwrites `values` and `half`.
-  void to_waves(Grid& values, Grid& coefficients) {
-    for (int64_t r = 0; r < n; ++r) fft.fwd(&half[static_cast<size_t>(r * n)], &values[static_cast<size_t>(r * n)], n);
-    transpose(half, values);
+  /// Real values -> coefficients, those of the waves that are kept; the others become 0. Overwrites `half`. Two rows are one
+  /// complex transform z, from which those of the rows are (z_k + z*_-k)/2 and (z_k - z*_-k)/2i; and half the waves give the
+  /// others.
+  void to_waves(const std::vector<double>& values, Grid& coefficients) {
+    for (int64_t r = 0; r < n; r += 2) {
+      for (int64_t c = 0; c < n; ++c)
+        pair[static_cast<size_t>(c)] =
+            Complex(values[static_cast<size_t>(r * n + c)], values[static_cast<size_t>((r + 1) * n + c)]);
+      fft.fwd(line.data(), pair.data(), n);
+      for (int64_t k = 0; k < cut; ++k) {
+        const Complex z = line[static_cast<size_t>(k)], mirrored = std::conj(line[static_cast<size_t>(k == 0 ? 0 : n - k)]);
+        half[static_cast<size_t>(k * n + r)] = 0.5 * (z + mirrored);
+        half[static_cast<size_t>(k * n + r + 1)] = Complex(0, -0.5) * (z - mirrored);
+      }
+    }
+    std::fill(coefficients.begin(), coefficients.end(), Complex{});
     const double scale = 1 / static_cast<double>(n * n);
-    for (int64_t r = 0; r < n; ++r) {
-      Complex* const row = &coefficients[static_cast<size_t>(r * n)];
-      const bool is_row_kept = is_kept(wave(r));
-      if (is_row_kept) fft.fwd(row, &values[static_cast<size_t>(r * n)], n);
-      for (int64_t c = 0; c < n; ++c) row[c] = is_row_kept && is_kept(wave(c)) ? row[c] * scale : Complex{};
+    for (int64_t k2 = 0; k2 < cut; ++k2) {
+      fft.fwd(line.data(), &half[static_cast<size_t>(k2 * n)], n);
+      for (int64_t k1 = k2 == 0 ? 0 : 1 - cut; k1 < cut; ++k1) {
+        const Complex value = line[static_cast<size_t>((k1 + n) % n)] * scale;
+        coefficients[at(-k1, -k2)] = std::conj(value);
+        coefficients[at(k1, k2)] = value;
+      }
     }
   }
 
@@ -93,8 +111,8 @@ struct VorticitySolver::Impl {
       out[i] = 2 * pi * Complex(-static_cast<double>(k2), static_cast<double>(k1)) * w[i];
     });
     to_points(out, gradient);
-    for (size_t i = 0; i < velocity.size(); ++i) velocity[i] = (std::conj(velocity[i]) * gradient[i]).real();
-    to_waves(velocity, out);
+    for (size_t i = 0; i < product.size(); ++i) product[i] = (std::conj(velocity[i]) * gradient[i]).real();
+    to_waves(product, out);
   }
 
   /// out = f - u·∇ω.
@@ -134,8 +152,8 @@ void VorticitySolver::set(const Tensor& vorticity) {
   Impl& s = *impl_;
   check(vorticity.shape() == Shape{s.n, s.n} && vorticity.dtype() == DType::f64 && vorticity.is_contiguous(),
         "vorticity: expected f64 [", s.n, ",", s.n, "], got ", vorticity.dtype(), " ", vorticity.shape());
-  for (int64_t i = 0; i < s.n * s.n; ++i) s.velocity[static_cast<size_t>(i)] = vorticity.data<double>()[i];
-  s.to_waves(s.velocity, s.omega);
+  std::copy_n(vorticity.data<double>(), s.n * s.n, s.product.begin());
+  s.to_waves(s.product, s.omega);
 }
 
 double vorticity_deviation(int64_t k1, int64_t k2) {
@@ -143,17 +161,23 @@ double vorticity_deviation(int64_t k1, int64_t k2) {
   return std::pow(7, 1.5) * std::pow(wave + 49, -1.25) / std::numbers::sqrt2;
 }
 
-void VorticitySolver::draw(Rng& rng) {
-  Impl& s = *impl_;
-  std::fill(s.omega.begin(), s.omega.end(), Complex{});
-  for (int64_t r = 1; r < s.cut; ++r)  // the waves around the square of side 2r, one of each pair k, -k
+void draw_vorticity(Rng& rng, int64_t cut, const std::function<void(int64_t, int64_t, double, double)>& wave) {
+  for (int64_t r = 1; r < cut; ++r)  // the waves around the square of side 2r
     for (int64_t k2 = 0; k2 <= r; ++k2)
       for (int64_t k1 = -r; k1 <= r; ++k1) {
         if (std::max(std::abs(k1), k2) != r || (k2 == 0 && k1 < 0)) continue;
         const double deviation = vorticity_deviation(k1, k2), re = rng.normal(), im = rng.normal();
-        s.omega[s.at(k1, k2)] = deviation * Complex(re, im);
-        s.omega[s.at(-k1, -k2)] = deviation * Complex(re, -im);
+        wave(k1, k2, deviation * re, deviation * im);
       }
+}
+
+void VorticitySolver::draw(Rng& rng) {
+  Impl& s = *impl_;
+  std::fill(s.omega.begin(), s.omega.end(), Complex{});
+  draw_vorticity(rng, s.cut, [&](int64_t k1, int64_t k2, double re, double im) {
+    s.omega[s.at(k1, k2)] = Complex(re, im);
+    s.omega[s.at(-k1, -k2)] = Complex(re, -im);
+  });
 }
 
 void VorticitySolver::step() { impl_->step(); }

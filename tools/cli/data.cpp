@@ -180,6 +180,9 @@ void add_data(CLI::App& app, int&) {
   generate->add_option("--set", o->assignments, "an option of the data set (repeatable)")
       ->allow_extra_args(false)
       ->type_name("KEY=VALUE");
+  generate->add_option("--device", o->generate.device, cat("auto, cpu, cuda or cuda:<index>; a GPU serves ", datasets_for_gpu()))
+      ->capture_default_str()
+      ->type_name("auto|cpu|cuda[:i]");
   add_output(generate);
   generate->footer(help_footer(
       {"flare data generate listops --out data/listops", "flare data generate pathfinder --out data/pathx --set size=128",
