@@ -262,9 +262,10 @@ template <Math X, int DP, TokenPass P, int kPoly, bool kFast> __device__ __force
               }
 #pragma unroll
               for (int e = 0; e < 4; ++e) {
-                // A real token's weight is at most 1. Padding has score 0, which may lie far above every real one: without the
-                // bound its weight would be infinite, and infinity times its key, 0, no number.
-                const float p = exp2_unit(s[e] - lse[i][e / 2]), encode = exp2_unit(fminf(s[e] - (e % 2 ? two.z : two.x), 1.0f));
+                // A weight of a real token and a real latent is at most 1. Padding of either has score 0, which may lie far above
+                // every real one: without the bound its weight would be infinite, and infinity times its row, 0, no number.
+                const float p = exp2_unit(fminf(s[e] - lse[i][e / 2], 1.0f));
+                const float encode = exp2_unit(fminf(s[e] - (e % 2 ? two.z : two.x), 1.0f));
                 w[c][e] =
                     p * (x[e] * decode_keep[e] - delta[i][e / 2]) + encode * (y[e] * encode_keep[e] - (e % 2 ? two.w : two.y));
                 kept[c][e] = encode * encode_keep[e];

@@ -274,8 +274,8 @@ __device__ __forceinline__ void dz_step_slow(float (&acc)[MT][DP / 8][4], const 
     scores<X, DP, false>(s[0], q[i], k[0]), scores<X, DP, false>(s[1], q[i], k[1]);
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
-      s[0][e] = f[e % 2] * exp2_unit(s[0][e] + init[0][e]);
-      s[1][e] = f[2 + e % 2] * exp2_unit(s[1][e] + init[1][e]);
+      s[0][e] = f[e % 2] * exp2_unit(fminf(s[0][e] + init[0][e], 1.0f));  // bounded as in mixer_dkv.cuh
+      s[1][e] = f[2 + e % 2] * exp2_unit(fminf(s[1][e] + init[1][e], 1.0f));
     }
     if (dropout.on()) drop_latent_rows(s, dropout, bh, m0 + 16 * i, n, lane, 1);
     set_weights(w, s[0], s[1]);
@@ -357,8 +357,9 @@ __device__ __forceinline__ void dq_step(float (&acc)[MT][DP / 8][4], const Rows1
         }
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
-          // Bounded as in mixer_dkv.cuh: padding has score 0, and a weight that nothing else bounds.
-          const float p = exp2_unit(s[e] - decode[c][e % 2]), q_weight = exp2_unit(fminf(s[e] - lse[i][e / 2], 1.0f));
+          // Bounded as in mixer_dkv.cuh: padding has score 0, and weights that nothing else bounds.
+          const float p = exp2_unit(fminf(s[e] - decode[c][e % 2], 1.0f));
+          const float q_weight = exp2_unit(fminf(s[e] - lse[i][e / 2], 1.0f));
           x[e] = f[2 * c + e % 2] * p * (x[e] * decode_keep[e] - delta[c][e % 2]) +
                  q_weight * (y[e] * encode_keep[e] + minus_eps[i][e]);
         }

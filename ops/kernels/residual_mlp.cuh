@@ -89,21 +89,24 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
     store_rows<Tile>(nullptr, args.y, first, args.rows, nullptr, args.residual);
     return;
   }
+  const auto fetch = [&](int layer) {
+    if (layer < n)
+      fetch_weight<Tile>(weights + layer % Tile::kBuffers * Tile::kWeightElements, args.w[layer], Tile::kStride);
+    else
+      copy_async_commit();  // so that the number of pending groups tells which have arrived
+  };
   fetch_rows<Tile>(h, args.x, first, args.rows, args.mask);
-  fetch_weight<Tile>(weights, args.w[0], Tile::kStride);
+  for (int layer = 0; layer < Tile::kFetched; ++layer) fetch(layer);
+  MlpBias<Tile> bias;
   for (int layer = 0; layer < n; ++layer) {
-    const auto fetch_next = [&] {
-      if (layer + 1 < n)
-        fetch_weight<Tile>(weights + (layer + 1) % Tile::kBuffers * Tile::kWeightElements, args.w[layer + 1], Tile::kStride);
-    };
-    copy_async_wait<0>();
+    copy_async_wait<Tile::kFetched - 1>();
     __syncthreads();
-    if (Tile::kBuffers == 2) fetch_next();
+    if (Tile::kBuffers > 1) fetch(layer + Tile::kFetched);
     MlpFragments<Tile> acc;
-    start_from<Tile>(acc, args.bias[layer], at);
+    bias.start(acc, args.bias, layer, n, at);
     mlp_product<Tile, false>(acc, h, weights + layer % Tile::kBuffers * Tile::kWeightElements, at);
     __syncthreads();  // everyone has read h and the weight
-    if (Tile::kBuffers == 1) fetch_next();
+    if (Tile::kBuffers == 1) fetch(layer + 1);
     const bool last = layer == n - 1, residual = layer == 0 ? args.input_residual : !last || args.output_residual;
 #pragma unroll
     for (int nt = 0; nt < Tile::kNT; ++nt) {
@@ -141,7 +144,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
   const int n = args.n_layers;
   // Steps 0 to n-2 run layers 0 to n-2 again; steps n-1 to 2n-2 go back through layers n-1 to 0.
   const auto fetch_for = [&](int step) {
-    if (step > 2 * n - 2) return;
+    if (step > 2 * n - 2) return copy_async_commit();
     fetch_weight<Tile>(weights + step % Tile::kBuffers * Tile::kWeightElements, args.w[step < n ? step : 2 * n - 2 - step],
                        step < n - 1 ? Tile::kStride : Tile::kStrideDown);
   };
@@ -151,20 +154,26 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
     store_rows<Tile>(nullptr, args.y, first, args.rows);
     return;
   }
+  // In device memory they lie where the cotangents of the layer's sum will take their place.
+  const auto slopes_of = [&](int layer) {
+    return Tile::kAhead ? reinterpret_cast<T*>(sums + Tile::kWarpRows * Tile::kC) + layer * Tile::kRows * Tile::kC
+                        : args.cotangents + layer * slot + first * Tile::kC;
+  };
   MlpFragments<Tile> acc;
   fetch_rows<Tile>(h, args.x, first, args.rows, args.mask);
-  fetch_for(0);
+  for (int step = 0; step < Tile::kFetched; ++step) fetch_for(step);
+  MlpBias<Tile> bias;
   for (int layer = 0; layer < n - 1; ++layer) {
-    copy_async_wait<0>();
+    copy_async_wait<Tile::kFetched - 1>();
     __syncthreads();
-    if (Tile::kBuffers == 2) fetch_for(layer + 1);
+    if (Tile::kBuffers > 1) fetch_for(layer + Tile::kFetched);
     if (layer > 0) store_rows<Tile>(h, args.kept + (layer - 1) * slot, first, args.rows);
-    start_from<Tile>(acc, args.bias[layer], at);
+    bias.start(acc, args.bias, layer, n, at);
     mlp_product<Tile, false>(acc, h, weights + layer % Tile::kBuffers * Tile::kWeightElements, at);
     __syncthreads();
     if (Tile::kBuffers == 1) fetch_for(layer + 1);
     const bool residual = layer > 0 || args.input_residual;
-    T* slopes_at = args.cotangents + layer * slot + first * Tile::kC;  // kept there until the cotangent takes their place
+    T* slopes_at = slopes_of(layer);
 #pragma unroll
     for (int nt = 0; nt < Tile::kNT; ++nt) {
       MlpSlopes<Tile> slopes;
@@ -197,9 +206,9 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
   for (int layer = n - 1; layer >= 0; --layer) {
     // Here h holds the cotangent of this layer's sum, and acc what reaches the layer's input past the layer.
     const int step = 2 * n - 2 - layer;
-    copy_async_wait<0>();
+    copy_async_wait<Tile::kFetched - 1>();
     __syncthreads();
-    if (Tile::kBuffers == 2) fetch_for(step + 1);
+    if (Tile::kBuffers > 1) fetch_for(step + Tile::kFetched);
     if (layer < n - 1) store_rows<Tile>(h, args.cotangents + layer * slot, first, args.rows);
     for (int c = threadIdx.x; c < Tile::kC; c += Tile::kThreads) {
       float sum = 0;
@@ -210,7 +219,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
     __syncthreads();
     if (Tile::kBuffers == 1) fetch_for(step + 1);
     if (layer == 0) break;
-    T* slopes_at = args.cotangents + (layer - 1) * slot + first * Tile::kC;
+    T* slopes_at = slopes_of(layer - 1);
 #pragma unroll
     for (int nt = 0; nt < Tile::kNT; ++nt) {
       MlpSlopes<Tile> slopes;

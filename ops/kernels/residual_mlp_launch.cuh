@@ -15,7 +15,7 @@ template <class T, bool kSplit, class F> void with_mlp_tile(int64_t channels, in
   const auto few = [&](int64_t tile_rows) { return (rows + tile_rows - 1) / tile_rows < kFewTiles; };
   if constexpr (sizeof(T) == 2) {
     if (channels == 64)
-      few(128) ? f(MlpTile<T, 64, 32, 2, 2, 2, 4, false>{}) : f(MlpTile<T, 64, 128, 4, 2, 2, 2, false>{});
+      few(128) ? f(MlpTile<T, 64, 32, 2, 2, 4, 3, false>{}) : f(MlpTile<T, 64, 128, 4, 2, 2, 2, false>{});
     else if (channels == 128)
       few(128) ? f(MlpTile<T, 128, 32, 2, 4, 2, 2, false>{}) : f(MlpTile<T, 128, 128, 4, 2, 2, 2, false>{});
     else if (channels == 256)
@@ -24,7 +24,7 @@ template <class T, bool kSplit, class F> void with_mlp_tile(int64_t channels, in
       throw ShapeError(cat("residual_mlp: no kernel for C=", channels));
   } else {
     if (channels == 64)
-      few(64) ? f(MlpTile<T, 64, 16, 1, 8, 2, 2, kSplit>{}) : f(MlpTile<T, 64, 64, 4, 2, 2, 2, kSplit>{});
+      few(64) ? f(MlpTile<T, 64, 16, 1, 8, 4, 2, kSplit>{}) : f(MlpTile<T, 64, 64, 4, 2, 2, 2, kSplit>{});
     else if (channels == 128)
       few(64) ? f(MlpTile<T, 128, 16, 1, 8, 1, 2, kSplit>{}) : f(MlpTile<T, 128, 64, 2, 4, 1, 2, kSplit>{});
     else

@@ -4,18 +4,21 @@
 
 #include "core/dtype.h"
 #include "ops/kernels/mma.cuh"
+#include "ops/kernels/residual_mlp.h"
 
 namespace flare {
 
-/// A block of WarpRows x WarpCols warps owns Rows rows of C columns; a warp's part is kMT x kNT fragments of 16 x 8. kBuffers = 2
-/// fetches the next layer's weight while this one is used. kSplit (f32): each operand as two tf32 numbers, which keeps f32's
-/// accuracy.
+/// A block of WarpRows x WarpCols warps owns Rows rows of C columns; a warp's part is kMT x kNT fragments of 16 x 8. While one
+/// layer's weight is used, those of the next kBuffers - 1 are on their way. kSplit (f32): each operand as two tf32 numbers, which
+/// keeps f32's accuracy. kAhead: for tiles so small that a layer takes less time than a read of device memory; biases are read a
+/// layer ahead, and slopes of the activations stay in shared memory.
 template <class T_, int Channels, int Rows, int WarpRows, int WarpCols, int Buffers, int Blocks, bool Split> struct MlpTile {
   using T = T_;
   static constexpr int kC = Channels, kRows = Rows, kWarpRows = WarpRows, kWarpCols = WarpCols, kBuffers = Buffers,
                        kBlocks = Blocks;
-  static constexpr bool kSplit = Split, kBf16 = sizeof(T) == 2;
+  static constexpr bool kSplit = Split, kBf16 = sizeof(T) == 2, kAhead = Buffers > 2;
   static constexpr int kThreads = 32 * WarpRows * WarpCols;
+  static constexpr int kFetched = Buffers > 1 ? Buffers - 1 : 1;  // weights on their way when a layer begins
   static constexpr int kMT = Rows / WarpRows / 16, kNT = Channels / WarpCols / 8;
   static constexpr int kVec = 16 / sizeof(T);
   // Row strides in elements that keep a warp's reads on different banks: rows of 16 bytes more than a multiple of 128 for reading
@@ -23,7 +26,8 @@ template <class T_, int Channels, int Rows, int WarpRows, int WarpCols, int Buff
   static constexpr int kStride = Channels + kVec, kStrideDown = Channels + 8;
   static constexpr int kWeightElements = Channels * kStrideDown;
   static constexpr int64_t kForwardBytes = int64_t{sizeof(T)} * (Buffers * kWeightElements + Rows * kStride);
-  static constexpr int64_t kBackwardBytes = kForwardBytes + int64_t{4} * WarpRows * Channels;
+  static constexpr int64_t kSlopeBytes = kAhead ? int64_t{sizeof(T)} * (kMaxMlpLayers - 1) * Rows * Channels : 0;
+  static constexpr int64_t kBackwardBytes = kForwardBytes + int64_t{4} * WarpRows * Channels + kSlopeBytes;
   static_assert(kMT >= 1 && kNT >= 1 && (!kBf16 || kNT % 2 == 0) && kWeightElements % kVec == 0);
 };
 
@@ -52,16 +56,27 @@ template <class Tile> __device__ __forceinline__ void clear(MlpFragments<Tile>& 
 #pragma unroll
       for (int j = 0; j < 4; ++j) acc[mt][nt][j] = 0;
 }
-/// Every row starts as the bias, which spares an addition per element later.
-template <class Tile>
-__device__ __forceinline__ void start_from(MlpFragments<Tile>& acc, const float* bias, const MlpPlace<Tile>& at) {
+/// The biases at a thread's columns, of one layer after the other.
+template <class Tile> struct MlpBias {
+  float2 pairs[Tile::kNT];
+  __device__ __forceinline__ void load(const float* bias, const MlpPlace<Tile>& at) {
 #pragma unroll
-  for (int nt = 0; nt < Tile::kNT; ++nt) {
-    const float2 b = load_pair(bias + at.col(nt));
-#pragma unroll
-    for (int mt = 0; mt < Tile::kMT; ++mt) acc[mt][nt][0] = acc[mt][nt][2] = b.x, acc[mt][nt][1] = acc[mt][nt][3] = b.y;
+    for (int nt = 0; nt < Tile::kNT; ++nt) pairs[nt] = load_pair(bias + at.col(nt));
   }
-}
+  /// Every row starts as the bias of `layer`, which spares an addition per element later.
+  __device__ __forceinline__ void start(MlpFragments<Tile>& acc, const float* const* biases, int layer, int n,
+                                        const MlpPlace<Tile>& at) {
+    if (!Tile::kAhead || layer == 0) load(biases[layer], at);
+#pragma unroll
+    for (int nt = 0; nt < Tile::kNT; ++nt)
+#pragma unroll
+      for (int mt = 0; mt < Tile::kMT; ++mt) {
+        acc[mt][nt][0] = acc[mt][nt][2] = pairs[nt].x;
+        acc[mt][nt][1] = acc[mt][nt][3] = pairs[nt].y;
+      }
+    if (Tile::kAhead && layer + 1 < n) load(biases[layer + 1], at);
+  }
+};
 
 /// Whether a row is one of the array's and, where there is a mask, real.
 __device__ __forceinline__ bool is_live(int64_t row, int64_t rows, const uint8_t* mask) {
