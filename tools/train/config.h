@@ -17,6 +17,8 @@ struct TaskConfig {
   bool pad_to_max = false;
   int64_t length_steps = 16;
   double derivative_weight = 0;
+  std::string objective = "label";
+  double masked_share = 0.5;
 
   template <class F> void describe(F& f) {
     f("name", name, "name of the task, for messages and reports");
@@ -31,6 +33,10 @@ struct TaskConfig {
       Between{0, 1e9});
     f("derivative_weight", derivative_weight, "fields on a 2-D grid: weight in the loss of the relative L2 of both derivatives",
       Between{0, 1e6});
+    f("objective", objective,
+      "what is learned: the data's labels or fields (label), or, from the tokens alone, to restore hidden ones (reconstruct)",
+      OneOf{{"label", "reconstruct"}});
+    f("masked_share", masked_share, "reconstruct: share of a sample's tokens that is hidden, others in every epoch", Between{0, 1});
   }
 };
 
@@ -48,6 +54,7 @@ struct TrainConfig {
   int64_t checkpoint_every = 1000;
   bool prefetch = true;
   std::string recompute = "auto";
+  std::string init;
 
   template <class F> void describe(F& f) {
     f("steps", steps, "optimizer steps", Between{1, 1e12});
@@ -66,6 +73,8 @@ struct TrainConfig {
       "what backward computes again in place of keeping it: none, norms, keys (and norms), or auto, the least with which a step "
       "fits",
       OneOf{{"auto", "none", "norms", "keys"}});
+    f("init", init,
+      "run folder or .safetensors file whose weights, where name and shape agree, a new run begins with; empty: none");
   }
 };
 
