@@ -70,9 +70,10 @@ Batch slice_batch(const Batch& batch, int64_t start, int64_t n) {
     shape[0] = n;
     *t = clone(whole.view(shape, whole.strides(), start * whole.strides()[0]));
   }
-  if (out.masked) {  // rows of the tokens, which now begin later
-    const auto skipped = static_cast<double>(start * out.tokens.size(1));
-    accumulate(Tensor::full(out.masked.shape(), -skipped, DType::i64, out.masked.device()), out.masked);
+  if (out.masked && start > 0) {  // rows of tokens that now begin later
+    const Tensor rows = to_device(out.masked, Device::cpu);
+    for (int64_t i = 0; i < rows.numel(); ++i) rows.data<int64_t>()[i] -= start * out.tokens.size(1);
+    out.masked = to_device(rows, out.masked.device());
   }
   return out;
 }
