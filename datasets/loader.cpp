@@ -9,6 +9,7 @@
 #include <numeric>
 #include <span>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "core/rng.h"
@@ -102,6 +103,8 @@ struct Loader::Impl {
     check<ConfigError>(options.pad_step >= 0 && options.pad_limit >= 0, "loader: pad_step ", options.pad_step, " or pad_limit ",
                        options.pad_limit, " is negative");
     n_samples = folder.count(split);
+    check<ConfigError>(options.masking.share <= 0 || (folder.has_field("tokens") && !folder.column(split, "tokens").field.ragged),
+                       folder.path(), ": masking needs tokens, equally many in every sample");
     const int64_t b = options.batch_size;
     n_batches = options.drop_last ? n_samples / b : (n_samples + b - 1) / b;
     check<DataError>(n_batches > 0, folder.path(), ": split ", split, " has ", n_samples, " samples, too few for one batch of ", b,
@@ -169,7 +172,23 @@ struct Loader::Impl {
         gather<float>(c, samples, length(), batch.y, no_mask);
       }
     }
+    if (options.masking.share > 0) hide_tokens(batch, samples);
     return batch;
+  }
+
+  void hide_tokens(Batch& batch, std::span<const int64_t> samples) const {
+    const int64_t n = batch.tokens.size(1), length = std::min(n, folder.column(split, "tokens").rows_per_sample);
+    batch.masked = Tensor::empty({batch.n_samples, masked_count(options.masking, length)}, DType::i64);
+    batch.labels = Tensor::empty(batch.masked.shape(), DType::i64);
+    int64_t *tokens = batch.tokens.data<int64_t>(), *masked = batch.masked.data<int64_t>(), *labels = batch.labels.data<int64_t>();
+    for (int64_t b = 0; b < batch.n_samples; ++b) {
+      const int64_t draw = batch.epoch * n_samples + samples[static_cast<size_t>(b)];
+      for (const int64_t position : masked_positions(options.masking, length, static_cast<uint64_t>(draw))) {
+        const int64_t row = b * n + position;
+        *masked++ = row;
+        *labels++ = std::exchange(tokens[row], options.masking.token);
+      }
+    }
   }
 
   void work() {

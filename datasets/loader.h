@@ -4,6 +4,7 @@
 #include <string>
 
 #include "core/tensor.h"
+#include "datasets/masking.h"
 #include "datasets/prepared.h"
 
 namespace flare {
@@ -15,6 +16,9 @@ struct Batch {
   Tensor tokens_b, mask_b;  // the second sequence of a pair
   Tensor labels;            // i64 [B]
   Tensor x, y;              // f32 [B,N,...]
+  /// With LoaderOptions::masking: i64 [B,K], the rows b·N + n of `tokens` that are hidden; labels then are the tokens that stood
+  /// there, i64 [B,K].
+  Tensor masked;
   int64_t n_samples = 0;
   int64_t n_tokens = 0;  // tokens (or points of x) without padding, after truncation
   int64_t epoch = 0;
@@ -31,6 +35,8 @@ struct LoaderOptions {
   /// unless a sample is longer; both sequences of a pair get one N. Few lengths mean few shapes, so that a captured step can
   /// be replayed.
   int64_t pad_step = 0, pad_limit = 0;
+  /// Share above 0: hides tokens, others in every epoch. The samples must have tokens of one length.
+  Masking masking = {};
   bool prefetch = true;  // a background thread works a few batches ahead; the batches are the same without
 };
 
@@ -39,7 +45,7 @@ struct LoaderOptions {
 class Loader {
  public:
   /// Reads the whole split once to validate it. DataError as PreparedFolder::validate, or when there is no full batch;
-  /// ConfigError for a batch size below 1 or a negative pad_to.
+  /// ConfigError for a batch size below 1, a negative pad_to, or masking of samples that have no tokens or differ in length.
   Loader(const PreparedFolder& folder, const std::string& split, const LoaderOptions& options);
   ~Loader();
   Loader(const Loader&) = delete;

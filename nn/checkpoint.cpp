@@ -69,4 +69,22 @@ void load_parameters(const std::vector<NamedTensor>& tensors, const std::string&
   for (const NamedTensor& t : own) copy(*given.at(t.name), t.value);
 }
 
+std::vector<std::string> load_shared_parameters(const std::vector<NamedTensor>& tensors, const std::string& where, Module& model) {
+  std::unordered_map<std::string, const Tensor*> given;
+  for (const NamedTensor& t : tensors) given.emplace(own_name(t.name), &t.value);
+  const std::vector<NamedTensor> own = model.state();
+  std::vector<std::string> kept;
+  for (const NamedTensor& t : own) {
+    const auto found = given.find(t.name);
+    if (found == given.end() || !is_float(found->second->dtype()))
+      kept.push_back(t.name);
+    else if (found->second->shape() != t.value.shape())
+      kept.push_back(cat(t.name, " ", t.value.shape(), " (", found->second->shape(), " in the file)"));
+    else
+      copy(*found->second, t.value);
+  }
+  check<DataError>(kept.size() < own.size(), where, ": has none of this model's weights, such as ", first_few(kept));
+  return kept;
+}
+
 }  // namespace flare

@@ -15,5 +15,8 @@ void save_parameters(const std::string& path, const Module& model, const std::ma
 /// FLARE.py's PDE transformer uses for norms and output (ln1, ln2, out_proj.ln, out_proj.mlp) are understood.
 void load_parameters(const std::string& path, Module& model);
 void load_parameters(const std::vector<NamedTensor>& tensors, const std::string& where, Module& model);
+/// Copies what a file and the model share, by name and shape; the rest of the model stays as it is, and its names are returned,
+/// with the file's shape where only that differs. DataError when nothing is shared.
+std::vector<std::string> load_shared_parameters(const std::vector<NamedTensor>& tensors, const std::string& where, Module& model);
 
 }  // namespace flare

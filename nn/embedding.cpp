@@ -15,15 +15,17 @@ Embedding::Embedding(int64_t vocab, int64_t channels, Rng& rng) {
   add_parameter("weight", weight_, normal_tensor({vocab, channels}, 0.02, rng), false);
 }
 
-Tensor Embedding::forward(const Tensor& tokens, const Context& ctx) const { return embedding(tokens, weight_, ctx.dtype); }
+Tensor Embedding::forward(const Tensor& tokens, const Context& ctx, const Tensor& next) const {
+  return embedding(tokens, next ? concat({weight_, reshape(next, {1, next.numel()})}, 0) : weight_, ctx.dtype);
+}
 
 TokenEmbedding::TokenEmbedding(int64_t vocab, int64_t channels, double dropout, Rng& rng)
     : token_embed_(vocab, channels, rng), dropout_(dropout) {
   add_child("token_embed", token_embed_);
 }
 
-Tensor TokenEmbedding::forward(const Tensor& tokens, Context& ctx) const {
-  return apply_dropout(token_embed_.forward(tokens, ctx), dropout_, ctx);
+Tensor TokenEmbedding::forward(const Tensor& tokens, Context& ctx, const Tensor& next) const {
+  return apply_dropout(token_embed_.forward(tokens, ctx, next), dropout_, ctx);
 }
 
 namespace {

@@ -5,10 +5,11 @@
 namespace flare {
 
 /// y = weight[tokens].  tokens: i64 [...] -> [..., C] of ctx.dtype;  weight [V, C] ~ N(0, 0.02²), without weight decay.
+/// next: the vector [C] of token V, or undefined.
 class Embedding : public Module {
  public:
   Embedding(int64_t vocab, int64_t channels, Rng& rng);
-  Tensor forward(const Tensor& tokens, const Context& ctx) const;
+  Tensor forward(const Tensor& tokens, const Context& ctx, const Tensor& next = {}) const;
   const Tensor& weight() const { return weight_; }
 
  private:
@@ -19,7 +20,7 @@ class Embedding : public Module {
 class TokenEmbedding : public Module {
  public:
   TokenEmbedding(int64_t vocab, int64_t channels, double dropout, Rng& rng);
-  Tensor forward(const Tensor& tokens, Context& ctx) const;
+  Tensor forward(const Tensor& tokens, Context& ctx, const Tensor& next = {}) const;
 
  private:
   Embedding token_embed_;

@@ -28,6 +28,9 @@ void check_recipe(Recipe& recipe, const std::string& where) {
   need("optim.beta2", below_one, "a number in [0, 1)");
   need("optim.momentum", below_one, "a number in [0, 1)");
   need("optim.eps", positive, "a number above 0");
+  if (recipe.task.objective == "reconstruct")
+    need(
+        "task.masked_share", [](double x) { return x > 0 && x < 1; }, "a number in (0, 1)");
   need("model.blocks", at_least_one, "an integer of at least 1");
   need("model.channels", at_least_one, "an integer of at least 1");
   need("model.heads", at_least_one, "an integer of at least 1");

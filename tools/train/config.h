@@ -19,6 +19,8 @@ struct TaskConfig {
   double derivative_weight = 0;
   std::string time = "channels";
   bool teacher_forcing = true;
+  std::string objective = "label";
+  double masked_share = 0.5;
 
   template <class F> void describe(F& f) {
     f("name", name, "name of the task, for messages and reports");
@@ -40,6 +42,10 @@ struct TaskConfig {
       OneOf{{"channels", "condition", "rollout"}});
     f("teacher_forcing", teacher_forcing,
       "rollout: train on windows of true frames; false: of the model's own predictions, with gradients through all steps");
+    f("objective", objective,
+      "what is learned: the data's labels or fields (label), or, from the tokens alone, to restore hidden ones (reconstruct)",
+      OneOf{{"label", "reconstruct"}});
+    f("masked_share", masked_share, "reconstruct: share of a sample's tokens that is hidden, others in every epoch", Between{0, 1});
   }
 };
 
@@ -57,6 +63,7 @@ struct TrainConfig {
   int64_t checkpoint_every = 1000;
   bool prefetch = true;
   std::string recompute = "auto";
+  std::string init;
 
   template <class F> void describe(F& f) {
     f("steps", steps, "optimizer steps", Between{1, 1e12});
@@ -75,6 +82,8 @@ struct TrainConfig {
       "what backward computes again in place of keeping it: none, norms, keys (and norms), or auto, the least with which a step "
       "fits",
       OneOf{{"auto", "none", "norms", "keys"}});
+    f("init", init,
+      "run folder or .safetensors file whose weights, where name and shape agree, a new run begins with; empty: none");
   }
 };
 

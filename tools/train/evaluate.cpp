@@ -13,6 +13,11 @@ int64_t longest_sample(const Recipe& recipe, const PreparedFolder& folder) {
   return recipe.task.max_length > 0 ? recipe.task.max_length : folder.info().max_length;
 }
 
+Masking masking_of(const Recipe& recipe, const PreparedFolder& folder) {
+  if (recipe.task.objective != "reconstruct") return {};
+  return {recipe.task.masked_share, folder.info().vocabulary, recipe.seed};
+}
+
 int64_t pad_length(const Recipe& recipe, const PreparedFolder& folder) {
   return recipe.task.pad_to_max ? longest_sample(recipe, folder) : 0;
 }
@@ -30,7 +35,8 @@ EvaluationOptions evaluation_options(const Recipe& recipe, const PreparedFolder&
           pad_length(recipe, folder),
           dtype,
           device,
-          {}};
+          {},
+          masking_of(recipe, folder)};
 }
 
 LoaderOptions in_order(const EvaluationOptions& options, int64_t batch_size, bool prefetch) {
@@ -40,6 +46,7 @@ LoaderOptions in_order(const EvaluationOptions& options, int64_t batch_size, boo
   loading.seed = 0;
   loading.drop_last = false;
   loading.pad_to = options.pad_to;
+  loading.masking = options.masking;
   loading.prefetch = prefetch;
   return loading;
 }
@@ -63,7 +70,7 @@ std::optional<Json> evaluate(Task& task, const PreparedFolder& folder, const std
   }
   Json result = {{"split", split}, {"score_name", task.score_name()}};
   result.update(meter->result());
-  if (folder.info().n_classes > 0 && folder.has_split("train") && folder.has_field("labels")) {
+  if (options.masking.share == 0 && folder.info().n_classes > 0 && folder.has_split("train") && folder.has_field("labels")) {
     const SplitStatistics train = statistics_of(folder, "train"), here = statistics_of(folder, split);
     const int64_t majority = train.majority_class;
     if (majority >= 0 && majority < static_cast<int64_t>(here.labels.size()) && here.n_samples > 0) {

@@ -13,6 +13,7 @@ struct EvaluationOptions {
   DType dtype = DType::f32;
   Device device = Device::cpu;
   std::function<void(int64_t batch, int64_t n_batches)> on_batch;  // may be empty
+  Masking masking = {};                                            // the same in every evaluation
 };
 
 /// A split in order and whole, for evaluating: batches of `batch_size`, padded as the options say.
@@ -30,6 +31,8 @@ void save_panels(Task& task, const PreparedFolder& folder, const Json& result, c
 
 /// Options for evaluating by a recipe.
 EvaluationOptions evaluation_options(const Recipe& recipe, const PreparedFolder& folder, DType dtype, Device device);
+/// What is hidden of the samples: nothing unless task.objective is reconstruct.
+Masking masking_of(const Recipe& recipe, const PreparedFolder& folder);
 /// The length every batch is padded to: 0 for its longest sample, or the longest there can be.
 int64_t pad_length(const Recipe& recipe, const PreparedFolder& folder);
 /// The longest sample a model of this recipe may meet; 0: not known.

@@ -34,7 +34,7 @@ Batch shape_of_batch(const Batch& like, int64_t samples, int64_t length) {
   };
   shape.tokens = resized(like.tokens, true), shape.mask = resized(like.mask, true);
   shape.tokens_b = resized(like.tokens_b, true), shape.mask_b = resized(like.mask_b, true);
-  shape.labels = resized(like.labels, false);
+  shape.labels = resized(like.labels, false), shape.masked = resized(like.masked, false);
   shape.x = resized(like.x, like.x && like.x.ndim() > 2), shape.y = resized(like.y, like.y && like.y.ndim() > 2);
   shape.n_samples = samples;
   return shape;

@@ -17,7 +17,7 @@ constexpr int kSiteBits = 32;
 constexpr size_t kRecordedEach = 32, kMaxRecorded = 256;
 
 constexpr Tensor Batch::*kFields[] = {&Batch::tokens, &Batch::mask, &Batch::tokens_b, &Batch::mask_b,
-                                      &Batch::labels, &Batch::x,    &Batch::y};
+                                      &Batch::labels, &Batch::x,    &Batch::y,        &Batch::masked};
 
 }  // namespace
 

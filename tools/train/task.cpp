@@ -19,10 +19,14 @@ std::map<std::string, TaskFactory>& factories() {
 bool register_task(const std::string& kind, TaskFactory factory) { return factories().emplace(kind, std::move(factory)).second; }
 
 std::unique_ptr<Task> make_task(const Recipe& recipe, const PreparedFolder& folder) {
-  const auto found = factories().find(folder.info().kind);
+  const bool restores = recipe.task.objective == "reconstruct";
+  const auto found = factories().find(folder.info().kind + (restores ? kReconstruct : ""));
+  check<ConfigError>(!restores || found != factories().end(), "task.objective: reconstruct needs single sequences of tokens; ",
+                     folder.path(), " is data of kind ", quoted(folder.info().kind));
   if (found == factories().end()) {
     std::string known;
-    for (const auto& [kind, factory] : factories()) known += (known.empty() ? "" : ", ") + kind;
+    for (const auto& [kind, factory] : factories())
+      if (!kind.ends_with(kReconstruct)) known += (known.empty() ? "" : ", ") + kind;
     throw ConfigError(cat(folder.path(), ": data of kind ", quoted(folder.info().kind), " has no task; known kinds: ", known));
   }
   return found->second(recipe, folder);
@@ -48,7 +52,7 @@ DType apply_precision(const std::string& precision) {
 
 Batch to_device(const Batch& batch, Device device) {
   Batch out = batch;
-  for (Tensor* t : {&out.tokens, &out.mask, &out.tokens_b, &out.mask_b, &out.labels, &out.x, &out.y})
+  for (Tensor* t : {&out.tokens, &out.mask, &out.tokens_b, &out.mask_b, &out.labels, &out.x, &out.y, &out.masked})
     if (*t) *t = to_device(*t, device);
   return out;
 }
@@ -59,12 +63,17 @@ Batch slice_batch(const Batch& batch, int64_t start, int64_t n) {
   Batch out = batch;
   out.n_samples = n;
   out.n_tokens = batch.n_samples ? batch.n_tokens * n / batch.n_samples : 0;
-  for (Tensor* t : {&out.tokens, &out.mask, &out.tokens_b, &out.mask_b, &out.labels, &out.x, &out.y}) {
+  for (Tensor* t : {&out.tokens, &out.mask, &out.tokens_b, &out.mask_b, &out.labels, &out.x, &out.y, &out.masked}) {
     if (!*t) continue;
     const Tensor whole = contiguous(*t);
     Shape shape = whole.shape();
     shape[0] = n;
     *t = clone(whole.view(shape, whole.strides(), start * whole.strides()[0]));
+  }
+  if (out.masked && start > 0) {  // rows of tokens that now begin later
+    const Tensor rows = to_device(out.masked, Device::cpu);
+    for (int64_t i = 0; i < rows.numel(); ++i) rows.data<int64_t>()[i] -= start * out.tokens.size(1);
+    out.masked = to_device(rows, out.masked.device());
   }
   return out;
 }

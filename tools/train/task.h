@@ -53,10 +53,11 @@ class Task {
 };
 
 using TaskFactory = std::function<std::unique_ptr<Task>(const Recipe&, const PreparedFolder&)>;
-/// `kind`: DatasetInfo::kind.
+/// `kind`: DatasetInfo::kind, followed by kReconstruct for a task that restores hidden tokens.
+inline constexpr const char* kReconstruct = "/reconstruct";
 bool register_task(const std::string& kind, TaskFactory factory);
-/// The task and its freshly initialised model (by recipe.seed), on the CPU. ConfigError when no task handles the data's kind, or
-/// the recipe does not fit the data.
+/// The task and its freshly initialised model (by recipe.seed), on the CPU. ConfigError when no task handles the data's kind
+/// with task.objective, or the recipe does not fit the data.
 std::unique_ptr<Task> make_task(const Recipe& recipe, const PreparedFolder& folder);
 #define FLARE_REGISTER_TASK(kind, factory) \
   [[maybe_unused]] static const bool FLARE_JOIN(flare_task_, __LINE__) = ::flare::register_task(kind, factory)

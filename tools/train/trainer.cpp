@@ -37,8 +37,9 @@ class AveragedWeights {
 };
 
 /// One sample of the training split, for the shapes of a batch.
-Batch sample_of(const PreparedFolder& folder) {
+Batch sample_of(const PreparedFolder& folder, const Masking& masking) {
   LoaderOptions loading;
+  loading.masking = masking;
   loading.batch_size = 1;
   loading.prefetch = false;
   return Loader(folder, "train", loading).next();
@@ -60,8 +61,8 @@ Trainer::Trainer(const Recipe& recipe, const PreparedFolder& folder, Device devi
   check<DataError>(folder_.count("train") >= t.batch_size, folder_.path(), ": split train has ", folder_.count("train"),
                    " samples, fewer than train.batch_size ", t.batch_size);
   progress_.note("reading the data and planning memory");
-  plan_ = plan_memory(make_task(recipe_, folder_), recipe_, sample_of(folder_), longest_sample(recipe_, folder_),
-                      usable_memory(device_, gpu_));
+  plan_ = plan_memory(make_task(recipe_, folder_), recipe_, sample_of(folder_, masking_of(recipe_, folder_)),
+                      longest_sample(recipe_, folder_), usable_memory(device_, gpu_));
   task_->model().to(device_);
   optimizer_ = std::make_unique<Optimizer>(task_->parameters(), recipe_.optim, t.steps, t.clip_norm, t.ema_decay);
   LoaderOptions loading;
@@ -72,6 +73,7 @@ Trainer::Trainer(const Recipe& recipe, const PreparedFolder& folder, Device devi
   loading.pad_to = pad_length(recipe_, folder_);
   loading.pad_step = pad_step(recipe_, folder_);
   loading.pad_limit = longest_sample(recipe_, folder_);
+  loading.masking = masking_of(recipe_, folder_);
   loading.prefetch = t.prefetch;
   loader_ = std::make_unique<Loader>(folder_, "train", loading);
   train_step_ = std::make_unique<TrainStep>(*task_, *optimizer_, device_,
@@ -349,6 +351,8 @@ TrainOutcome run_training(const TrainOptions& options) {
     const int width = terminal_columns(STDERR_FILENO, 0);
     if (!options.quiet || options.dry_run) std::fputs(trainer.describe(width).c_str(), stderr);
   };
+  // Before there is a folder: a wrong path leaves nothing behind.
+  std::string initialised = options.resume ? "" : trainer.initialise();
   if (options.dry_run) {
     show();
     return {};
@@ -361,11 +365,14 @@ TrainOutcome run_training(const TrainOptions& options) {
   show();
   log_debug(trainer.describe());
   if (options.resume) {
-    if (trainer.restore())
+    if (trainer.restore()) {
       log_info("resuming after step ", trainer.step());
-    else
+    } else {
       log_info("--resume: ", run.path(), " has no checkpoint yet; starting from step 0");
+      initialised = trainer.initialise();
+    }
   }
+  if (!initialised.empty()) log_info(initialised);
   bool finished = trainer.run_steps();
   std::optional<Json> result;
   if (finished) {

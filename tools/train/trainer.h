@@ -52,6 +52,9 @@ class Trainer {
   }
   /// The table shown before step 1.
   std::string describe(int width = 0) const;
+  /// Begins with the weights of train.init: what was taken, in a line, or "" without. For a run that restore() does not continue.
+  /// DataError when there are none to take.
+  std::string initialise();
   /// Continues from checkpoints/last; false when there is none.
   bool restore();
   /// Steps until the end or a stop; false when stopped. Throws NumericError (naming step, lr and the first bad tensor) and

@@ -2,6 +2,7 @@
 /// logged.
 #include <fmt/format.h>
 
+#include "core/file.h"
 #include "core/log.h"
 #include "nn/checkpoint.h"
 #include "tools/train/trainer.h"
@@ -50,6 +51,20 @@ void Trainer::save(const std::string& name) {
     files.metadata["best"] = fmt::format("step {}, chosen by {} {:.6g} on the val split", best_step_, task_->score_name(), best_);
   files.metadata.merge(task_->metadata());
   run_->save_checkpoint(name, files);
+}
+
+std::string Trainer::initialise() {
+  const std::string& from = recipe_.train.init;
+  if (from.empty()) return "";
+  const bool is_run = is_run_folder(from);
+  check<DataError>(is_run || file_exists(from), "train.init: ", from, ": is neither a run folder nor a .safetensors file");
+  const std::string path = is_run ? weights_of_run(from) : from;
+  const std::vector<std::string> kept = load_shared_parameters(read_safetensors(path).tensors, path, task_->model());
+  const NoGrad no_grad;
+  const auto averages = optimizer_->ema();  // made with the optimizer, of the weights before
+  for (size_t i = 0; i < averages.size(); ++i) copy(optimizer_->parameters()[i].value, averages[i].second);
+  return fmt::format("train.init: {} tensors from {}; left as initialised: {}", task_->model().state().size() - kept.size(), path,
+                     kept.empty() ? "none" : fmt::format("{}", fmt::join(kept, ", ")));
 }
 
 bool Trainer::restore() {
