@@ -80,6 +80,7 @@ struct Loader::Impl {
   const LoaderOptions options;
   int64_t n_samples = 0, n_batches = 0;  // n_batches: an epoch's
   int64_t position = 0;
+  int64_t side = 0;  // of the pictures, where they are turned
 
   std::vector<int64_t> order;  // of epoch `order_epoch`; used by the one thread that builds batches
   int64_t order_epoch = -1;
@@ -105,6 +106,12 @@ struct Loader::Impl {
     n_samples = folder.count(split);
     check<ConfigError>(options.masking.share <= 0 || (folder.has_field("tokens") && !folder.column(split, "tokens").field.ragged),
                        folder.path(), ": masking needs tokens, equally many in every sample");
+    if (options.symmetries != Symmetries::none) {
+      const Column& c = folder.column(split, folder.has_field("tokens") ? "tokens" : "x");
+      side = c.field.ragged ? 0 : square_side(c.rows_per_sample);
+      check<ConfigError>(side > 0 && folder.has_field("labels") && !folder.has_field("tokens_b") && options.pad_to == 0,
+                         folder.path(), ": task.symmetries needs square pictures with labels, one a sample; set it to none");
+    }
     const int64_t b = options.batch_size;
     n_batches = options.drop_last ? n_samples / b : (n_samples + b - 1) / b;
     check<DataError>(n_batches > 0, folder.path(), ": split ", split, " has ", n_samples, " samples, too few for one batch of ", b,
@@ -172,8 +179,24 @@ struct Loader::Impl {
         gather<float>(c, samples, length(), batch.y, no_mask);
       }
     }
+    if (side > 0) turn(batch, samples);
     if (options.masking.share > 0) hide_tokens(batch, samples);
     return batch;
+  }
+
+  /// Numbers a sample of an epoch, for draws that are other ones in every epoch.
+  uint64_t draw_of(const Batch& batch, std::span<const int64_t> samples, int64_t b) const {
+    return static_cast<uint64_t>(batch.epoch * n_samples + samples[static_cast<size_t>(b)]);
+  }
+  void turn(Batch& batch, std::span<const int64_t> samples) const {
+    for (int64_t b = 0; b < batch.n_samples; ++b) {
+      const int symmetry = drawn_symmetry(options.symmetries, options.seed, draw_of(batch, samples, b));
+      if (batch.tokens)
+        apply_symmetry(batch.tokens.data<int64_t>() + b * side * side, side, 1, symmetry);
+      else
+        apply_symmetry(batch.x.data<float>() + b * batch.x.numel() / batch.n_samples, side,
+                       batch.x.numel() / batch.n_samples / side / side, symmetry);
+    }
   }
 
   void hide_tokens(Batch& batch, std::span<const int64_t> samples) const {
@@ -182,8 +205,7 @@ struct Loader::Impl {
     batch.labels = Tensor::empty(batch.masked.shape(), DType::i64);
     int64_t *tokens = batch.tokens.data<int64_t>(), *masked = batch.masked.data<int64_t>(), *labels = batch.labels.data<int64_t>();
     for (int64_t b = 0; b < batch.n_samples; ++b) {
-      const int64_t draw = batch.epoch * n_samples + samples[static_cast<size_t>(b)];
-      for (const int64_t position : masked_positions(options.masking, length, static_cast<uint64_t>(draw))) {
+      for (const int64_t position : masked_positions(options.masking, length, draw_of(batch, samples, b))) {
         const int64_t row = b * n + position;
         *masked++ = row;
         *labels++ = std::exchange(tokens[row], options.masking.token);

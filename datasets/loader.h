@@ -6,6 +6,7 @@
 #include "core/tensor.h"
 #include "datasets/masking.h"
 #include "datasets/prepared.h"
+#include "datasets/symmetry.h"
 
 namespace flare {
 
@@ -35,6 +36,8 @@ struct LoaderOptions {
   /// unless a sample is longer; both sequences of a pair get one N. Few lengths mean few shapes, so that a captured step can
   /// be replayed.
   int64_t pad_step = 0, pad_limit = 0;
+  /// Turns each sample, other ways in every epoch: tokens (or x, where there are no tokens) of square pictures with a label.
+  Symmetries symmetries = Symmetries::none;
   /// Share above 0: hides tokens, others in every epoch. The samples must have tokens of one length.
   Masking masking = {};
   bool prefetch = true;  // a background thread works a few batches ahead; the batches are the same without
@@ -45,7 +48,8 @@ struct LoaderOptions {
 class Loader {
  public:
   /// Reads the whole split once to validate it. DataError as PreparedFolder::validate, or when there is no full batch;
-  /// ConfigError for a batch size below 1, a negative pad_to, or masking of samples that have no tokens or differ in length.
+  /// ConfigError for a batch size below 1, a negative pad_to, masking of samples that have no tokens or differ in length, or
+  /// symmetries of what is no square picture.
   Loader(const PreparedFolder& folder, const std::string& split, const LoaderOptions& options);
   ~Loader();
   Loader(const Loader&) = delete;

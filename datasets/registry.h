@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "core/check.h"
+
 namespace flare {
 
 /// What `flare data generate` passes on: -1 stands for the data set's own count.
@@ -43,6 +45,20 @@ void prepare_dataset(const std::string& name, const std::string& source_dir, con
 
 /// The value of an extra as an integer, `fallback` when absent. ConfigError naming the key when it is not an integer.
 int64_t extra_int(const GenerateOptions& options, const std::string& key, int64_t fallback);
+
+/// Seed and counts into a data set's own options, whose defaults stay where none is given.
+template <class Options> void take_counts(const GenerateOptions& g, Options& o) {
+  o.seed = g.seed;
+  if (g.train >= 0) o.train = g.train;
+  if (g.val >= 0) o.val = g.val;
+  if (g.test >= 0) o.test = g.test;
+}
+
+/// ConfigError naming the data set when a count of its options is negative or all are zero.
+template <class Options> void check_counts(const char* name, const Options& o) {
+  check<ConfigError>(o.train >= 0 && o.val >= 0 && o.test >= 0 && o.train + o.val + o.test > 0, name, ": counts ", o.train, "/",
+                     o.val, "/", o.test, " must not be negative, nor all zero");
+}
 
 /// Registers a data set at program start; the file must be part of the OBJECT library flare_datasets.
 #define FLARE_REGISTER_DATASET(entry) [[maybe_unused]] static const bool flare_dataset_registered = ::flare::register_dataset(entry)

@@ -103,10 +103,7 @@ DatasetEntry excerpts_entry() {
   e.generate = [](const GenerateOptions& g, const std::string& out_dir) {
     ExcerptsOptions o;
     if (const auto source = g.extra.find("source"); source != g.extra.end()) o.source = source->second;
-    o.seed = g.seed;
-    if (g.train >= 0) o.train = g.train;
-    if (g.val >= 0) o.val = g.val;
-    if (g.test >= 0) o.test = g.test;
+    take_counts(g, o);
     o.length = extra_int(g, "length", o.length);
     generate_excerpts(o, out_dir);
   };
@@ -117,8 +114,7 @@ FLARE_REGISTER_DATASET(excerpts_entry());
 }  // namespace
 
 void generate_excerpts(const ExcerptsOptions& o, const std::string& out_dir) {
-  check<ConfigError>(o.train >= 0 && o.val >= 0 && o.test >= 0 && o.train + o.val + o.test > 0, "excerpts: counts ", o.train, "/",
-                     o.val, "/", o.test, " must not be negative, nor all zero");
+  check_counts("excerpts", o);
   check<ConfigError>(o.length >= 8 && o.length <= kLargestDocument / 2, "excerpts: length is ", o.length, "; 8 to ",
                      kLargestDocument / 2, " are possible");
   int64_t n_unfit = 0;

@@ -85,8 +85,7 @@ class Draw {
 };
 
 void check_options(const ListopsOptions& o) {
-  check<ConfigError>(o.train >= 0 && o.val >= 0 && o.test >= 0 && o.train + o.val + o.test > 0, "listops: counts ", o.train, "/",
-                     o.val, "/", o.test, " must not be negative, nor all zero");
+  check_counts("listops", o);
   check<ConfigError>(o.min_length >= 0 && o.max_length >= o.min_length + 2, "listops: no length lies strictly between min_length ",
                      o.min_length, " and max_length ", o.max_length);
   check<ConfigError>(o.max_args >= 2, "listops: max_args is ", o.max_args, "; operators have at least 2 arguments");
@@ -232,10 +231,7 @@ static DatasetEntry listops_entry() {
                {"max_args", std::to_string(d.max_args), "most arguments of an operator"}};
   e.generate = [](const GenerateOptions& g, const std::string& out_dir) {
     ListopsOptions o;
-    o.seed = g.seed;
-    if (g.train >= 0) o.train = g.train;
-    if (g.val >= 0) o.val = g.val;
-    if (g.test >= 0) o.test = g.test;
+    take_counts(g, o);
     o.min_length = extra_int(g, "min_length", o.min_length);
     o.max_length = extra_int(g, "max_length", o.max_length);
     o.min_depth = extra_int(g, "min_depth", o.min_depth);

@@ -44,8 +44,7 @@ class Maker {
 };
 
 void check_options(const DarcyOptions& o) {
-  check<ConfigError>(o.train >= 0 && o.val >= 0 && o.test >= 0 && o.train + o.val + o.test > 0, "darcy-gen: counts ", o.train, "/",
-                     o.val, "/", o.test, " must not be negative, nor all zero");
+  check_counts("darcy-gen", o);
   check<ConfigError>(o.resolution >= 5 && o.resolution <= 2049, "darcy-gen: resolution ", o.resolution, " is outside 5 to 2049");
   check<ConfigError>(o.stride >= 1 && (o.resolution - 1) % o.stride == 0 && (o.resolution - 1) / o.stride >= 2,
                      "darcy-gen: stride ", o.stride, " does not lead from the first of ", o.resolution,
@@ -120,10 +119,7 @@ static DatasetEntry darcy_gen_entry() {
                {"high", std::to_string(d.high), "coefficient of the other"}};
   e.generate = [](const GenerateOptions& g, const std::string& out_dir) {
     DarcyOptions o;
-    o.seed = g.seed;
-    if (g.train >= 0) o.train = g.train;
-    if (g.val >= 0) o.val = g.val;
-    if (g.test >= 0) o.test = g.test;
+    take_counts(g, o);
     o.resolution = extra_int(g, "resolution", o.resolution);
     o.stride = extra_int(g, "stride", o.stride);
     o.low = extra_int(g, "low", o.low);

@@ -2,10 +2,7 @@
 
 #include <cmath>
 #include <numbers>
-#include <optional>
 
-#include "core/job.h"
-#include "core/parallel.h"
 #include "core/rng.h"
 #include "datasets/pde/field_set.h"
 #include "datasets/registry.h"
@@ -41,8 +38,7 @@ std::function<double(double)> draw_radius(int64_t modes, Rng& rng) {
 }
 
 void check_options(const ElasticityOptions& o) {
-  check<ConfigError>(o.train >= 0 && o.val >= 0 && o.test >= 0 && o.train + o.val + o.test > 0, "elasticity-gen: counts ", o.train,
-                     "/", o.val, "/", o.test, " must not be negative, nor all zero");
+  check_counts("elasticity-gen", o);
   check<ConfigError>(o.modes >= 0 && o.modes <= 20, "elasticity-gen: modes ", o.modes, " is outside 0 to 20");
   check<ConfigError>(o.refine >= 1 && o.refine <= 8, "elasticity-gen: refine ", o.refine, " is outside 1 to 8");
 }
@@ -133,29 +129,14 @@ void generate_elasticity(const ElasticityOptions& options, const std::string& ou
   info.citation = "the problem: Z. Li et al., Fourier Neural Operator with Learned Deformations, arXiv 2207.05209";
   { const PreparedWriter early(out_dir, info); }  // so that a wrong folder shows before the work is done
   constexpr int64_t n = kElasticityAround * kElasticityAcross * 9;
-  std::vector<FieldSplit> splits;
-  std::optional<Job> job(std::in_place, info.name, options.train + options.val + options.test, "samples");
-  const std::array<std::pair<const char*, int64_t>, 3> counts = {
-      {{"train", options.train}, {"val", options.val}, {"test", options.test}}};
-  for (size_t s = 0; s < counts.size(); ++s) {
-    const int64_t count = counts[s].second;
-    if (count == 0) continue;
-    FieldSplit split{counts[s].first, Tensor::empty({count, n, 2}, DType::f32), Tensor::empty({count, n, 1}, DType::f32)};
-    parallel_for(count, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        const JobItem item(*job);
-        const ElasticitySample sample = make_elasticity_sample(options, static_cast<int64_t>(s), i);
-        for (int64_t p = 0; p < n; ++p) {
-          for (int64_t c = 0; c < 2; ++c)
-            split.x.data<float>()[(i * n + p) * 2 + c] =
-                static_cast<float>(sample.points[static_cast<size_t>(p)][static_cast<size_t>(c)]);
-          split.y.data<float>()[i * n + p] = static_cast<float>(sample.stress[static_cast<size_t>(p)]);
+  const std::vector<FieldSplit> splits = make_field_splits(
+      info.name, {options.train, options.val, options.test}, n, 2, 1, [&](int64_t split, int64_t i, float* x, float* y) {
+        const ElasticitySample sample = make_elasticity_sample(options, split, i);
+        for (size_t p = 0; p < static_cast<size_t>(n); ++p) {
+          for (size_t c = 0; c < 2; ++c) x[2 * p + c] = static_cast<float>(sample.points[p][c]);
+          y[p] = static_cast<float>(sample.stress[p]);
         }
-      }
-    });
-    splits.push_back(std::move(split));
-  }
-  job.reset();
+      });
   info.normalisation["y"] = channel_normalisation(splits.front().y);
   write_field_set(out_dir, info, splits);
 }
@@ -172,10 +153,7 @@ static DatasetEntry elasticity_gen_entry() {
                {"refine", std::to_string(d.refine), "solve on a mesh this many times finer than the points"}};
   e.generate = [](const GenerateOptions& g, const std::string& out_dir) {
     ElasticityOptions o;
-    o.seed = g.seed;
-    if (g.train >= 0) o.train = g.train;
-    if (g.val >= 0) o.val = g.val;
-    if (g.test >= 0) o.test = g.test;
+    take_counts(g, o);
     o.modes = extra_int(g, "modes", o.modes);
     o.refine = extra_int(g, "refine", o.refine);
     generate_elasticity(o, out_dir);

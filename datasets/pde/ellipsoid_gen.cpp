@@ -2,10 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <optional>
 
-#include "core/job.h"
-#include "core/parallel.h"
 #include "core/rng.h"
 #include "datasets/pde/field_set.h"
 #include "datasets/registry.h"
@@ -13,7 +10,7 @@
 namespace flare {
 namespace {
 
-constexpr uint64_t kStream = uint64_t{0x454c} << 48;  // keeps these random numbers apart from other generators'
+constexpr uint64_t kStream = uint64_t{0x4550} << 48;  // keeps these random numbers apart from other generators'
 constexpr double kShortest = 0.25, kLongest = 1;
 
 double dot(const Vec3& a, const Vec3& b) { return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]; }
@@ -45,8 +42,7 @@ double carlson_rd(double x, double y, double z) {
 }
 
 void check_options(const EllipsoidOptions& o) {
-  check<ConfigError>(o.train >= 0 && o.val >= 0 && o.test >= 0 && o.train + o.val + o.test > 0, "ellipsoid-gen: counts ", o.train,
-                     "/", o.val, "/", o.test, " must not be negative, nor all zero");
+  check_counts("ellipsoid-gen", o);
   check<ConfigError>(o.points >= 1 && o.points <= 100'000'000, "ellipsoid-gen: points ", o.points, " is not from 1 to 100000000");
 }
 
@@ -112,29 +108,14 @@ void generate_ellipsoid(const EllipsoidOptions& options, const std::string& out_
   info.citation = "the closed form: H. Lamb, Hydrodynamics, 6th edition, 1932, section 114";
   { const PreparedWriter early(out_dir, info); }  // so that a wrong folder shows before the work is done
   const int64_t n = options.points;
-  std::vector<FieldSplit> splits;
-  std::optional<Job> job(std::in_place, info.name, options.train + options.val + options.test, "samples");
-  const std::array<std::pair<const char*, int64_t>, 3> counts = {
-      {{"train", options.train}, {"val", options.val}, {"test", options.test}}};
-  for (size_t s = 0; s < counts.size(); ++s) {
-    const int64_t count = counts[s].second;
-    if (count == 0) continue;
-    FieldSplit split{counts[s].first, Tensor::empty({count, n, 3}, DType::f32), Tensor::empty({count, n, 1}, DType::f32)};
-    parallel_for(count, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        const JobItem item(*job);
-        const EllipsoidSample sample = make_ellipsoid_sample(options, static_cast<int64_t>(s), i);
-        for (int64_t p = 0; p < n; ++p) {
-          for (int64_t c = 0; c < 3; ++c)
-            split.x.data<float>()[(i * n + p) * 3 + c] =
-                static_cast<float>(sample.points[static_cast<size_t>(p)][static_cast<size_t>(c)]);
-          split.y.data<float>()[i * n + p] = static_cast<float>(sample.pressure[static_cast<size_t>(p)]);
+  const std::vector<FieldSplit> splits = make_field_splits(
+      info.name, {options.train, options.val, options.test}, n, 3, 1, [&](int64_t split, int64_t i, float* x, float* y) {
+        const EllipsoidSample sample = make_ellipsoid_sample(options, split, i);
+        for (size_t p = 0; p < sample.points.size(); ++p) {
+          for (size_t c = 0; c < 3; ++c) x[3 * p + c] = static_cast<float>(sample.points[p][c]);
+          y[p] = static_cast<float>(sample.pressure[p]);
         }
-      }
-    });
-    splits.push_back(std::move(split));
-  }
-  job.reset();
+      });
   info.normalisation["y"] = channel_normalisation(splits.front().y);
   write_field_set(out_dir, info, splits);
 }
@@ -149,10 +130,7 @@ static DatasetEntry ellipsoid_gen_entry() {
   e.options = {{"points", std::to_string(EllipsoidOptions{}.points), "points of a sample"}};
   e.generate = [](const GenerateOptions& g, const std::string& out_dir) {
     EllipsoidOptions o;
-    o.seed = g.seed;
-    if (g.train >= 0) o.train = g.train;
-    if (g.val >= 0) o.val = g.val;
-    if (g.test >= 0) o.test = g.test;
+    take_counts(g, o);
     o.points = extra_int(g, "points", o.points);
     generate_ellipsoid(o, out_dir);
   };

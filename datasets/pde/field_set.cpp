@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "core/job.h"
+#include "core/parallel.h"
 
 namespace flare {
 namespace {
@@ -76,6 +77,28 @@ void fill_channels(const Tensor& values, const Tensor& target, int64_t first) {
             first >= 0 && first + values.size(2) <= target.size(2),
         "values ", values.shape(), " do not fit channels from ", first, " of ", target.shape());
   copy(values, target.view(values.shape(), target.strides(), first));
+}
+
+std::vector<FieldSplit> make_field_splits(const std::string& name, const SplitCounts& counts, int64_t n_points, int64_t in,
+                                          int64_t out, const std::function<void(int64_t, int64_t, float*, float*)>& fill) {
+  std::vector<FieldSplit> splits;
+  Job job(name, counts.train + counts.val + counts.test, "samples");
+  int64_t number = -1;
+  for (const auto& [split, count] :
+       {std::pair("train", counts.train), std::pair("val", counts.val), std::pair("test", counts.test)}) {
+    ++number;
+    if (count == 0) continue;
+    FieldSplit made{split, Tensor::empty({count, n_points, in}, DType::f32), Tensor::empty({count, n_points, out}, DType::f32)};
+    float *x = made.x.data<float>(), *y = made.y.data<float>();
+    parallel_for(count, 1, [&, number](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const JobItem item(job);
+        fill(number, i, x + i * n_points * in, y + i * n_points * out);
+      }
+    });
+    splits.push_back(std::move(made));
+  }
+  return splits;
 }
 
 void write_field_set(const std::string& out_dir, DatasetInfo info, const std::vector<FieldSplit>& splits) {

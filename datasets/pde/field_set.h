@@ -1,4 +1,5 @@
 #pragma once
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -30,6 +31,15 @@ Tensor grid_points(int64_t h, int64_t w);
 void fill_points(const Tensor& points, const Tensor& x);
 /// Writes values [n,N,k], any strides and dtype, into channels [first, first+k) of target [n,N,c].
 void fill_channels(const Tensor& values, const Tensor& target, int64_t first);
+
+/// Makes the splits of a generated set on all threads, sample by sample: fill(split, index, x, y) writes a sample's x [n_points,in]
+/// and y [n_points,out]. Splits without samples are left out. Shows progress under the set's name; stops when asked to.
+struct SplitCounts {
+  int64_t train = 0, val = 0, test = 0;
+};
+std::vector<FieldSplit> make_field_splits(const std::string& name, const SplitCounts& counts, int64_t n_points, int64_t in,
+                                          int64_t out,
+                                          const std::function<void(int64_t split, int64_t index, float* x, float* y)>& fill);
 
 /// Writes a prepared folder of kind field_regression. DataError naming split and sample when a value is not finite, before
 /// anything is written.

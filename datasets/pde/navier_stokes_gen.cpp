@@ -21,8 +21,7 @@ constexpr int64_t kStepsBetweenLooks = 20, kStepsBetweenLooksOnGpu = 100;
 constexpr int64_t kPointsOnGpu = 1 << 19;
 
 void check_options(const NavierStokesOptions& o) {
-  check<ConfigError>(o.train >= 0 && o.val >= 0 && o.test >= 0 && o.train + o.val + o.test > 0, "navier-stokes-gen: counts ",
-                     o.train, "/", o.val, "/", o.test, " must not be negative, nor all zero");
+  check_counts("navier-stokes-gen", o);
   check<ConfigError>(o.resolution >= 8 && o.resolution <= 2048 && o.resolution % 2 == 0, "navier-stokes-gen: resolution ",
                      o.resolution, " is not an even number from 8 to 2048");
   check<ConfigError>(o.stride >= 1 && o.resolution % o.stride == 0 && o.resolution / o.stride >= 2, "navier-stokes-gen: stride ",
@@ -193,10 +192,7 @@ static DatasetEntry navier_stokes_gen_entry() {
   e.has_gpu_version = true;
   e.generate = [](const GenerateOptions& g, const std::string& out_dir) {
     NavierStokesOptions o;
-    o.seed = g.seed;
-    if (g.train >= 0) o.train = g.train;
-    if (g.val >= 0) o.val = g.val;
-    if (g.test >= 0) o.test = g.test;
+    take_counts(g, o);
     o.resolution = extra_int(g, "resolution", o.resolution);
     o.stride = extra_int(g, "stride", o.stride);
     o.steps = extra_int(g, "steps", o.steps);

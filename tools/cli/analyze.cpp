@@ -8,6 +8,7 @@
 #include "tools/analyze/spectrum.h"
 #include "tools/cli/commands.h"
 #include "tools/cli/help.h"
+#include "tools/cli/options.h"
 #include "tools/report/report.h"
 #include "tools/train/trained_model.h"
 
@@ -55,16 +56,12 @@ void add_analyze(CLI::App& app, int&) {
       "spectrum",
       "Eigenvalues of the operator W_dec W_enc of every FLARE or FLARE++ layer and head, averaged over samples; written "
       "to spectrum.json and spectrum.html in the run folder, and into its report");
-  command->add_option("run", o->source, "run folder, or a recipe with --weights")->required()->type_name("RUN");
-  command->add_option("--weights", o->weights, "safetensors file; the run's best checkpoint when not given")->type_name("FILE");
+  add_run_option(*command, o->source);
+  add_weights_option(*command, o->weights);
   command->add_option("--split", o->split, "split of the data folder")->capture_default_str()->type_name("SPLIT");
   command->add_option("--samples", o->samples, "how many samples, the first ones of the split")->capture_default_str();
-  command->add_option("--device", o->device, "auto, cpu, cuda or cuda:<index>")
-      ->capture_default_str()
-      ->type_name("auto|cpu|cuda[:i]");
-  command->add_option("--set", o->assignments, "change a key of the recipe (repeatable)")
-      ->allow_extra_args(false)
-      ->type_name("KEY=VALUE");
+  add_device_option(*command, o->device);
+  add_set_option(*command, o->assignments);
   command->add_option("--out", o->out, "folder to write to in place of the run folder")->type_name("DIR");
   command->add_flag("--json", o->json, "print one JSON object");
   command->footer(

@@ -13,6 +13,7 @@
 #include "core/gemm.h"
 #include "core/parallel.h"
 #include "core/rng.h"
+#include "tools/cli/options.h"
 #include "tools/train/progress.h"
 
 namespace flare {
@@ -187,9 +188,7 @@ void print_line(const Json& line) {
 void add_attention_options(CLI::App& command, AttentionBenchOptions& o) {
   command.add_option("--dtype", o.dtypes, "comma separated: f32, tf32 (f32 tensors, matrix units allowed), bf16")
       ->capture_default_str();
-  command.add_option("--device", o.device, "auto, cpu, cuda or cuda:<index>")
-      ->capture_default_str()
-      ->type_name("auto|cpu|cuda[:i]");
+  add_device_option(command, o.device);
   command.add_option("--graph", o.graph, "replay a captured CUDA graph (auto: on CUDA) or launch eagerly")
       ->capture_default_str()
       ->check(CLI::IsMember({"auto", "on", "off"}));

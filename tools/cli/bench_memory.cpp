@@ -8,6 +8,7 @@
 #include "tools/cli/bench.h"
 #include "tools/cli/bench_settings.h"
 #include "tools/cli/help.h"
+#include "tools/cli/options.h"
 #include "tools/train/memory_plan.h"
 #include "tools/train/progress.h"
 
@@ -87,9 +88,7 @@ void add_bench_memory(CLI::App& bench) {
   command->add_option("settings", o->settings, cat("settings (", setting_names(), "), all, or recipe files of such tasks"))
       ->required()
       ->type_name("SETTING");
-  command->add_option("--set", o->assignments, "change a key of the recipe: --set train.batch_size=64 (repeatable)")
-      ->allow_extra_args(false)
-      ->type_name("KEY=VALUE");
+  add_set_option(*command, o->assignments, "change a key of the recipe: --set train.batch_size=64");
   command->add_option("--tokens", o->tokens, "tokens or points of a sample, in place of the setting's; several: a curve")
       ->delimiter(',')
       ->check(CLI::PositiveNumber);

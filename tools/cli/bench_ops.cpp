@@ -9,6 +9,7 @@
 #include "autograd/op.h"
 #include "tools/cli/bench.h"
 #include "tools/cli/help.h"
+#include "tools/cli/options.h"
 
 namespace flare {
 namespace {
@@ -113,7 +114,7 @@ void add_bench_ops(CLI::App& bench) {
   const auto o = std::make_shared<BenchOptions>();
   CLI::App* ops = bench.add_subcommand("ops", "Median time of every op on its samples, wall clock with launch");
   ops->add_option("--filter", o->filter, "only ops whose name contains this")->type_name("NAME");
-  ops->add_option("--device", o->device, "auto, cpu, cuda or cuda:<index>")->capture_default_str()->type_name("auto|cpu|cuda[:i]");
+  add_device_option(*ops, o->device);
   ops->add_option("--dtype", o->dtype, "f32 or bf16")->capture_default_str()->check(CLI::IsMember({"f32", "bf16"}));
   ops->add_option("--repeats", o->repeats, "measurements per case")->capture_default_str()->check(CLI::PositiveNumber);
   ops->add_flag("--json", o->json, "one JSON object a line");

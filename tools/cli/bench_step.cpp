@@ -11,6 +11,7 @@
 #include "tools/cli/bench.h"
 #include "tools/cli/bench_settings.h"
 #include "tools/cli/help.h"
+#include "tools/cli/options.h"
 #include "tools/train/memory_plan.h"
 #include "tools/train/progress.h"
 #include "tools/train/step.h"
@@ -158,13 +159,9 @@ void add_bench_step(CLI::App& bench) {
   command->add_option("settings", o->settings, cat("settings (", setting_names(), "), all, or recipe files of such tasks"))
       ->required()
       ->type_name("SETTING");
-  command->add_option("--set", o->assignments, "change a key of the recipe: --set train.precision=fp32 (repeatable)")
-      ->allow_extra_args(false)
-      ->type_name("KEY=VALUE");
+  add_set_option(*command, o->assignments, "change a key of the recipe: --set train.precision=fp32");
   command->add_option("--tokens", o->tokens, "tokens or points of a sample, in place of the setting's")->check(CLI::PositiveNumber);
-  command->add_option("--device", o->device, "auto, cpu, cuda or cuda:<index>")
-      ->capture_default_str()
-      ->type_name("auto|cpu|cuda[:i]");
+  add_device_option(*command, o->device);
   command->add_option("--repeats", o->samples, "steps measured; fewer once four seconds have passed, at least five")
       ->capture_default_str()
       ->check(CLI::PositiveNumber);

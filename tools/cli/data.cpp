@@ -10,6 +10,7 @@
 #include "datasets/registry.h"
 #include "tools/cli/commands.h"
 #include "tools/cli/help.h"
+#include "tools/cli/options.h"
 #include "tools/train/fields.h"
 #include "tools/train/job_display.h"
 #include "tools/train/signals.h"
@@ -177,12 +178,8 @@ void add_data(CLI::App& app, int&) {
   generate->add_option("--train", o->generate.train, "samples in the train split");
   generate->add_option("--val", o->generate.val, "samples in the val split");
   generate->add_option("--test", o->generate.test, "samples in the test split");
-  generate->add_option("--set", o->assignments, "an option of the data set (repeatable)")
-      ->allow_extra_args(false)
-      ->type_name("KEY=VALUE");
-  generate->add_option("--device", o->generate.device, cat("auto, cpu, cuda or cuda:<index>; a GPU serves ", datasets_for_gpu()))
-      ->capture_default_str()
-      ->type_name("auto|cpu|cuda[:i]");
+  add_set_option(*generate, o->assignments, "an option of the data set");
+  add_device_option(*generate, o->generate.device, "; a GPU serves " + datasets_for_gpu());
   add_output(generate);
   generate->footer(help_footer(
       {"flare data generate listops --out data/listops", "flare data generate pathfinder --out data/pathx --set size=128",

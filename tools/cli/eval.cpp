@@ -5,6 +5,7 @@
 #include "core/log.h"
 #include "tools/cli/commands.h"
 #include "tools/cli/help.h"
+#include "tools/cli/options.h"
 #include "tools/report/report.h"
 #include "tools/train/job_display.h"
 #include "tools/train/signals.h"
@@ -20,15 +21,11 @@ void add_eval(CLI::App& app, int& exit_code) {
   };
   const auto o = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("eval", "Evaluate a run's weights on a split");
-  command->add_option("run", o->source, "run folder, or a recipe with --weights")->required()->type_name("RUN");
-  command->add_option("--weights", o->weights, "safetensors file; the run's best checkpoint when not given")->type_name("FILE");
+  add_run_option(*command, o->source);
+  add_weights_option(*command, o->weights);
   command->add_option("--split", o->split, "split of the data folder")->capture_default_str()->type_name("SPLIT");
-  command->add_option("--device", o->device, "auto, cpu, cuda or cuda:<index>")
-      ->capture_default_str()
-      ->type_name("auto|cpu|cuda[:i]");
-  command->add_option("--set", o->assignments, "change a key of the recipe (repeatable)")
-      ->allow_extra_args(false)
-      ->type_name("KEY=VALUE");
+  add_device_option(*command, o->device);
+  add_set_option(*command, o->assignments);
   command->add_flag("--json", o->json, "print one JSON object");
   command->add_flag("--quiet", o->quiet, "no progress on stderr");
   command->footer(help_footer(

@@ -9,6 +9,7 @@
 #include "core/npy.h"
 #include "tools/cli/commands.h"
 #include "tools/cli/help.h"
+#include "tools/cli/options.h"
 #include "tools/fields/vtu.h"
 #include "tools/train/job_display.h"
 #include "tools/train/run_folder.h"
@@ -212,7 +213,7 @@ void add_predict(CLI::App& app, int&) {
       app.add_subcommand("predict",
                          "Run a trained model on an array, or on samples of its data folder: tokens [n,N] (integers, "
                          "0 pads) -> logits [n,K], or points with channels [n,N,in] -> fields [n,N,out]");
-  command->add_option("run", o->source, "run folder, or a recipe with --weights")->required()->type_name("RUN");
+  add_run_option(*command, o->source);
   command->add_option("--input", o->input, ".npy file to read")->type_name("FILE");
   command
       ->add_option("--split", o->split,
@@ -225,13 +226,9 @@ void add_predict(CLI::App& app, int&) {
                    "file to write: .npy with the outputs of all rows, or .vtu for ParaView (fields), where several rows become "
                    "files numbered by row: y-0000.vtu, y-0001.vtu, ...")
       ->type_name("FILE");
-  command->add_option("--weights", o->weights, "safetensors file; the run's best checkpoint when not given")->type_name("FILE");
-  command->add_option("--device", o->device, "auto, cpu, cuda or cuda:<index>")
-      ->capture_default_str()
-      ->type_name("auto|cpu|cuda[:i]");
-  command->add_option("--set", o->assignments, "change a key of the recipe (repeatable)")
-      ->allow_extra_args(false)
-      ->type_name("KEY=VALUE");
+  add_weights_option(*command, o->weights);
+  add_device_option(*command, o->device);
+  add_set_option(*command, o->assignments);
   command->add_flag("--json", o->json, "print one JSON object");
   command->add_flag("--quiet", o->quiet, "no progress on stderr");
   command->footer(help_footer({"flare predict runs/listops-mini --input tokens.npy --output logits.npy",

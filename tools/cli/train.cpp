@@ -4,6 +4,7 @@
 
 #include "tools/cli/commands.h"
 #include "tools/cli/help.h"
+#include "tools/cli/options.h"
 #include "tools/train/seeds.h"
 #include "tools/train/trainer.h"
 
@@ -23,12 +24,8 @@ void add_train(CLI::App& app, int& exit_code) {
   command
       ->add_option("config", o->config, "recipe, e.g. tools/configs/lra/listops-mini.json, or a run folder to take the recipe from")
       ->type_name("RECIPE");
-  command->add_option("--set", o->assignments, "change a key of the recipe: --set optim.lr=5e-4 (repeatable)")
-      ->allow_extra_args(false)
-      ->type_name("KEY=VALUE");
-  command->add_option("--device", o->device, "auto, cpu, cuda or cuda:<index>")
-      ->capture_default_str()
-      ->type_name("auto|cpu|cuda[:i]");
+  add_set_option(*command, o->assignments, "change a key of the recipe: --set optim.lr=5e-4");
+  add_device_option(*command, o->device);
   command->add_option("--run", o->run, "run folder; runs/<name of the recipe> when not given")->type_name("DIR");
   CLI::Option* seed = command->add_option("--seed", o->seed, "seed of weights, shuffling and dropout; overrides the recipe")
                           ->check(CLI::NonNegativeNumber);

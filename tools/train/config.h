@@ -21,6 +21,7 @@ struct TaskConfig {
   bool teacher_forcing = true;
   std::string objective = "label";
   double masked_share = 0.5;
+  std::string symmetries = "none";
 
   template <class F> void describe(F& f) {
     f("name", name, "name of the task, for messages and reports");
@@ -46,6 +47,9 @@ struct TaskConfig {
       "what is learned: the data's labels or fields (label), or, from the tokens alone, to restore hidden ones (reconstruct)",
       OneOf{{"label", "reconstruct"}});
     f("masked_share", masked_share, "reconstruct: share of a sample's tokens that is hidden, others in every epoch", Between{0, 1});
+    f("symmetries", symmetries,
+      "square pictures: turn each training sample, other ways in every epoch: mirror, left and right; square, all eight ways",
+      OneOf{{"none", "mirror", "square"}});
   }
 };
 

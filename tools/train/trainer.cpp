@@ -73,6 +73,7 @@ Trainer::Trainer(const Recipe& recipe, const PreparedFolder& folder, Device devi
   loading.pad_to = pad_length(recipe_, folder_);
   loading.pad_step = pad_step(recipe_, folder_);
   loading.pad_limit = longest_sample(recipe_, folder_);
+  loading.symmetries = symmetries_named(recipe_.task.symmetries);
   loading.masking = masking_of(recipe_, folder_);
   loading.prefetch = t.prefetch;
   loader_ = std::make_unique<Loader>(folder_, "train", loading);
