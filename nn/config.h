@@ -36,6 +36,7 @@ struct ModelConfig {
   bool qk_norm = false;
   bool qkv_bias = true;
   std::string norm = "layer";
+  double init_gain = 0, embedding_std = 0.02;
   std::string position = "learned";
   std::string pool = "mean";
   std::string head = "linear";
@@ -59,6 +60,8 @@ struct ModelConfig {
     f("qk_norm", qk_norm, "normalise queries and keys per head");
     f("qkv_bias", qkv_bias, "bias of the joint projection of queries, keys and values (all mixers but flare, flare++)");
     f("norm", norm, "normalisation: layer or rms");
+    f("init_gain", init_gain, "weights of linear layers start as N(0, gain²/inputs); 0: N(0, 0.02²), FLARE.py's");
+    f("embedding_std", embedding_std, "standard deviation of token and position embeddings at the start");
     f("position", position, "position embedding of sequences: learned, sinusoidal, rope, none");
     f("pool", pool, "how a sequence becomes one vector: mean, max, cls");
     f("head", head, "classifier: linear, or mlp (linear, GELU, linear)");

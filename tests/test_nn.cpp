@@ -1,8 +1,11 @@
 /// Models: names, counts, initial weights, masks, dropout, refusals, checkpoints. Parity with PyTorch: test_golden.cpp.
+#include <cmath>
 #include <filesystem>
+#include <map>
 #include <set>
 
 #include "nn/checkpoint.h"
+#include "nn/models/lra_classifier.h"
 #include "nn/models/pde_operator.h"
 #include "tests/nn_fixtures.h"
 
@@ -224,4 +227,31 @@ TEST_CASE("checkpoints round-trip, and what does not fit is named") {
   const std::string shape = complaint([](auto& t) { t[0].value = Tensor::zeros({10, 16}, DType::f32); });
   CHECK(shape.find("token_emb.token_embed.weight is [10,16] in the file and [11,16] in the model") != std::string::npos);
   CHECK(complaint([](auto& t) { t.erase(t.begin(), t.begin() + 5); }).find("and 2 more") != std::string::npos);
+}
+
+TEST_CASE("initialise: linear layers and embeddings take the spread asked for, the rest and the defaults stay") {
+  ModelConfig config;
+  config.channels = 32, config.heads = 4, config.latents = 8, config.blocks = 2;
+  const auto weights = [](const ModelConfig& c) {
+    std::map<std::string, std::vector<double>> all;
+    for (const Parameter& p : LraClassifier(c, 20, 50, 3, false, 7).parameters()) all[p.name] = p.value.to_vector();
+    return all;
+  };
+  const auto plain = weights(config);
+  ModelConfig wide = config;
+  wide.init_gain = 1.5, wide.embedding_std = 0.1;
+  int n_linear = 0, n_embeddings = 0;
+  for (const auto& [name, values] : weights(wide)) {
+    const std::vector<double>& before = plain.at(name);
+    const bool embedding = name == "token_emb.token_embed.weight" || name == "pos_emb.pe.weight";
+    const bool norm = name.find("norm") != std::string::npos || name == "cls_proj.1.weight";
+    const bool linear = !embedding && !norm && name.ends_with(".weight");
+    n_linear += linear, n_embeddings += embedding;
+    const double factor = embedding ? 5 : linear ? 1.5 / std::sqrt(32.0) / 0.02 : 1;
+    for (size_t i = 0; i < values.size(); ++i) CHECK(values[i] == doctest::Approx(factor * before[i]).epsilon(1e-6));
+  }
+  CHECK(n_embeddings == 2);
+  CHECK(n_linear == 2 * (5 + 5 + 1 + 5) + 1);
+  wide.init_gain = -1;
+  CHECK_THROWS_WITH_AS(weights(wide), "model.init_gain: -1 is negative", ConfigError);
 }

@@ -142,7 +142,7 @@ TEST_CASE("pathfinder: exact balance, no picture twice, the seed alone decides")
 
   generate_dataset("pathfinder", {.seed = 5, .train = 300, .val = 40, .test = 51, .extra = {{"size", "32"}}}, tmp / "e");
   CHECK(sha256_of_file(tmp / "a/dataset.json") == sha256_of_file(tmp / "e/dataset.json"));
-  CHECK_SAYS(2, "size is 48; choose 32, 64 or 128", generate_dataset("pathfinder", {.extra = {{"size", "48"}}}, tmp / "x"));
+  CHECK_SAYS(2, "size is 48; choose 16, 32, 64 or 128", generate_dataset("pathfinder", {.extra = {{"size", "48"}}}, tmp / "x"));
   CHECK_SAYS(2, "must not be negative, nor all zero", generate_pathfinder({.train = 0, .val = 0, .test = 0}, tmp / "x"));
   CHECK_FALSE(fs::exists(tmp / "x"));
 }

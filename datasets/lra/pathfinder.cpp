@@ -75,7 +75,15 @@ std::vector<Pixel> free_places(const std::vector<uint8_t>& taken, int n, const D
 PathfinderRules pathfinder_rules(int64_t size) {
   PathfinderRules r;
   r.size = static_cast<int>(size);
-  if (size == 32) {
+  if (size == 16) {
+    r.margins = {1};
+    r.path_contrast = 1.5;
+    r.distractor_contrast = 2;
+    r.seed_distance = 3;
+    r.path_segments = 4;
+    r.distractor_segments = 2;
+    r.distractors = 1;
+  } else if (size == 32) {
     r.margins = {1};
     r.path_contrast = 1.5;  // 2 for the path times 0.75 for the dash; distractors are drawn without the second factor
     r.distractor_contrast = 2;
@@ -97,7 +105,7 @@ PathfinderRules pathfinder_rules(int64_t size) {
     r.distractors = 8;
     r.path_contrast = r.distractor_contrast = 0.9;
   } else {
-    throw ConfigError(cat("pathfinder: size is ", size, "; choose 32, 64 or 128"));
+    throw ConfigError(cat("pathfinder: size is ", size, "; choose 16, 32, 64 or 128"));
   }
   return r;
 }

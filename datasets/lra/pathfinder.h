@@ -24,7 +24,8 @@ struct PathfinderRules {
   double path_contrast = 1, distractor_contrast = 1;
   int antialias = 2;  // pictures are drawn this much finer, then shrunk
 };
-/// The published parameters for 32, 64 and 128 (Path-X); ConfigError for another size.
+/// The published parameters for 32, 64 and 128 (Path-X), and for 16 an easier picture of ours, with two paths of four dashes and
+/// one distractor, for trying settings without a GPU; ConfigError for another size.
 PathfinderRules pathfinder_rules(int64_t size);
 
 struct Pixel {

@@ -54,7 +54,7 @@ DatasetEntry pathfinder_entry() {
       "Long Range Arena Pathfinder: are two discs joined by a dashed path? 32x32, 64x64 or 128x128 (Path-X) grey pixels";
   e.licence = "generated data: none; importing the published pictures: Apache-2.0";
   e.citation = pathfinder_info(32).citation;
-  e.options = {{"size", "32", "pixels of a side: 32, 64, or 128 for Path-X"}};
+  e.options = {{"size", "32", "pixels of a side: 32, 64, or 128 for Path-X; 16: an easier set of ours"}};
   e.generate = [](const GenerateOptions& g, const std::string& out_dir) {
     PathfinderOptions o;
     o.size = extra_int(g, "size", o.size);

@@ -1,6 +1,7 @@
 #include "nn/models/lra_classifier.h"
 
 #include "nn/dropout.h"
+#include "nn/initialise.h"
 #include "ops/cast.h"
 #include "ops/pointwise.h"
 #include "ops/pool.h"
@@ -27,6 +28,7 @@ LraClassifier::LraClassifier(const ModelConfig& config, int64_t vocab, int64_t m
     head_ = std::make_unique<Linear>(features, n_logits, rng_);
     add_child("cls_proj.2", *head_);
   }
+  initialise(*this, config);
 }
 
 Tensor LraClassifier::pooled(const Tensor& input, const Tensor& mask, Context& ctx) {

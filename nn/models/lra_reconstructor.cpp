@@ -1,5 +1,6 @@
 #include "nn/models/lra_reconstructor.h"
 
+#include "nn/initialise.h"
 #include "ops/cast.h"
 #include "ops/shaping.h"
 
@@ -12,6 +13,7 @@ LraReconstructor::LraReconstructor(const ModelConfig& config, int64_t vocab, int
   add_parameter("mask_token", mask_token_, normal_tensor({config.channels}, 0.02, rng_), false);
   token_proj_ = std::make_unique<Linear>(config.channels, vocab, rng_);
   add_child("token_proj", *token_proj_);
+  initialise(*this, config);
 }
 
 Tensor LraReconstructor::forward(const Tensor& tokens, const Tensor& mask, const Tensor& rows, Context& ctx) {

@@ -1,5 +1,6 @@
 #include "nn/models/pde_operator.h"
 
+#include "nn/initialise.h"
 #include "ops/cast.h"
 
 namespace flare {
@@ -33,6 +34,7 @@ PdeOperator::PdeOperator(const ModelConfig& given, int64_t in_channels, int64_t 
     blocks_.push_back(std::make_unique<Block>(config, rng, n_points_));
     add_child(cat("blocks.", i), *blocks_.back());
   }
+  initialise(*this, config);
 }
 
 Tensor PdeOperator::forward(const Tensor& x, const Tensor& mask, Context& ctx) {
