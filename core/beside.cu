@@ -105,7 +105,7 @@ void join_beside() {
 bool is_beside(const Tensor& x) {
   return std::any_of(waiting.made.begin(), waiting.made.end(), [&](const Tensor& m) { return m.storage() == x.storage(); });
 }
-void set_beside(bool on) { is_enabled = on; }
+bool set_beside(bool on) { return std::exchange(is_enabled, on); }
 
 Stream* beside_stream() {
 #if defined(FLARE_CUDA)

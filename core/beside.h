@@ -45,8 +45,8 @@ class Beside {
 void join_beside();
 /// Whether x shares memory with a result that the compute stream must not touch before a join.
 bool is_beside(const Tensor& x);
-/// Turns the second stream off or on for the process, for comparison; on at the start.
-void set_beside(bool on);
+/// Turns the second stream off or on for the process, for comparison; on at the start. Returns what it was.
+bool set_beside(bool on);
 
 // For compute_stream and the allocator.
 Stream* beside_stream();                                   // of this thread while a Beside is in effect; null else

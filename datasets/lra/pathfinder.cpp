@@ -75,18 +75,16 @@ std::vector<Pixel> free_places(const std::vector<uint8_t>& taken, int n, const D
 PathfinderRules pathfinder_rules(int64_t size) {
   PathfinderRules r;
   r.size = static_cast<int>(size);
-  if (size == 16) {
-    r.margins = {1};
-    r.path_contrast = 1.5;
-    r.distractor_contrast = 2;
-    r.seed_distance = 3;
-    r.path_segments = 4;
-    r.distractor_segments = 2;
-    r.distractors = 1;
-  } else if (size == 32) {
+  if (size == 16 || size == 32) {
     r.margins = {1};
     r.path_contrast = 1.5;  // 2 for the path times 0.75 for the dash; distractors are drawn without the second factor
     r.distractor_contrast = 2;
+    if (size == 16) {
+      r.seed_distance = 3;
+      r.path_segments = 4;
+      r.distractor_segments = 2;
+      r.distractors = 1;
+    }
   } else if (size == 64) {
     r.segment_length = 5;
     r.thickness = 1;

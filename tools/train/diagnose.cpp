@@ -29,17 +29,18 @@ class ObserverScope {
  public:
   explicit ObserverScope(OpObserver observer) : before_(std::move(op_observer())) {
     op_observer() = std::move(observer);
-    set_beside(false);  // an op's results can be read as soon as it returns
+    beside_before_ = set_beside(false);  // so that an op's results can be read as soon as it returns
   }
   ~ObserverScope() {
     op_observer() = std::move(before_);
-    set_beside(true);
+    set_beside(beside_before_);
   }
   ObserverScope(const ObserverScope&) = delete;
   ObserverScope& operator=(const ObserverScope&) = delete;
 
  private:
   OpObserver before_;
+  bool beside_before_;
 };
 
 }  // namespace
