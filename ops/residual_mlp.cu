@@ -20,10 +20,10 @@ namespace flare {
 bool has_residual_mlp(bool is_bf16, int64_t channels) { return channels == 64 || channels == 128 || (is_bf16 && channels == 256); }
 
 #if defined(FLARE_CUDA)
-/// Blocks below dw_blocks add chunks of weight gradients, four neighbours a thread; the others sums of tiles for 8 columns, 32
-/// groups of tiles side by side, then the groups. Fixed order. Block of 256.
+/// Blocks below dw_blocks add chunks of weight gradients, four neighbours a thread; the others those of biases for 8 columns,
+/// 32 groups of chunks side by side, then the groups. Fixed order. Block of 256.
 __global__ void residual_mlp_reduce_kernel(const float4* dw_parts, const float* bias_parts, float4* dw, float* db,
-                                           int64_t per_layer, int64_t n_packs, int64_t n_chunks, int64_t n_columns, int64_t n_tiles,
+                                           int64_t per_layer, int64_t n_packs, int64_t n_chunks, int64_t n_columns,
                                            int64_t dw_blocks) {
   __shared__ float groups[32][8];
   if (blockIdx.x < dw_blocks) {
@@ -43,7 +43,7 @@ __global__ void residual_mlp_reduce_kernel(const float4* dw_parts, const float* 
   const int64_t c = (blockIdx.x - dw_blocks) * 8 + column;
   float sum = 0;
 #pragma unroll 4
-  for (int64_t t = group; t < n_tiles; t += 32) sum += bias_parts[t * n_columns + c];
+  for (int64_t s = group; s < n_chunks; s += 32) sum += bias_parts[s * n_columns + c];
   groups[group][column] = sum;
   __syncthreads();
   if (group != 0) return;
@@ -51,13 +51,13 @@ __global__ void residual_mlp_reduce_kernel(const float4* dw_parts, const float* 
   db[c] = sum;
 }
 void residual_mlp_reduce_cuda(const float* dw_parts, const float* bias_parts, float* dw, float* db, int n_layers, int64_t channels,
-                              int64_t n_chunks, int64_t n_tiles, const Stream& stream) {
+                              int64_t n_chunks, const Stream& stream) {
   const int64_t per_layer = channels * channels / 4, n_packs = n_layers * per_layer, n_columns = n_layers * channels;
   const int64_t dw_blocks = (n_packs + 255) / 256;
   launch("residual_mlp reduce", residual_mlp_reduce_kernel,
          LaunchShape{dim3(static_cast<unsigned>(dw_blocks + n_columns / 8)), dim3(256), 0}, stream,
          reinterpret_cast<const float4*>(dw_parts), bias_parts, reinterpret_cast<float4*>(dw), db, per_layer, n_packs, n_chunks,
-         n_columns, n_tiles, dw_blocks);
+         n_columns, dw_blocks);
 }
 #endif
 
@@ -242,10 +242,9 @@ struct ResidualMlpBackward {
       args.gy = held.back().data<T>();
       args.y = out[0].data<T>();
       args.slot_rows = space.slot_rows, args.chunk_rows = space.chunk_rows;
-      const int64_t tile_rows = residual_mlp_tile_rows<T>(c, args.rows), n_tiles = (args.rows + tile_rows - 1) / tile_rows;
       const Tensor kept = Tensor::empty(Shape{n - 1, space.slot_rows, c}, dtype_of<T>, Device::cuda);
       const Tensor cotangents = Tensor::empty(Shape{n - 1, space.slot_rows, c}, dtype_of<T>, Device::cuda);
-      const Tensor bias_parts = Tensor::empty(Shape{n_tiles, n, c}, DType::f32, Device::cuda);
+      const Tensor bias_parts = Tensor::empty(Shape{space.n_chunks, n, c}, DType::f32, Device::cuda);
       const Tensor dw_parts = Tensor::empty(Shape{n, space.n_chunks, c, c}, DType::f32, Device::cuda);
       args.kept = kept.data<T>(), args.cotangents = cotangents.data<T>();
       args.bias_parts = bias_parts.data<float>(), args.dw_parts = dw_parts.data<float>();
@@ -257,7 +256,7 @@ struct ResidualMlpBackward {
       const Stream& other = compute_stream(Device::cuda);
       residual_mlp_weights_cuda<T>(args, other);
       residual_mlp_reduce_cuda(dw_parts.data<float>(), bias_parts.data<float>(), out[1].data<float>(), out[2].data<float>(),
-                               static_cast<int>(n), c, space.n_chunks, n_tiles, other);
+                               static_cast<int>(n), c, space.n_chunks, other);
     });
   }
 #endif
@@ -362,6 +361,8 @@ struct ResidualMlp {
             mlp("five layers, width 128", {2, 33, 128}, 5, {}, false),
             mlp("many rows, width 64", {3, 5000, 64}, 3, {}, false),
             mlp("many rows, width 128", {20001, 128}, 3, {true, false}, false),
+            mlp("five layers, many rows, width 128, masked", {3, 5700, 128}, 5, {}, false, true),
+            mlp("six layers, many rows, width 128, no residuals", {17001, 128}, 6, {false, false}, false),
             mlp("eight layers", {130, 64}, 8, {false, true}, false)};
   }
 };

@@ -2,7 +2,6 @@
 #include "ops/kernels/residual_mlp_launch.cuh"
 
 namespace flare {
-template int64_t residual_mlp_tile_rows<float>(int64_t, int64_t);
 template void residual_mlp_forward_cuda<float>(const ResidualMlpArgs<float>&, const Stream&);
 template void residual_mlp_backward_cuda<float>(const ResidualMlpArgs<float>&, const Stream&);
 template void residual_mlp_weights_cuda<float>(const ResidualMlpArgs<float>&, const Stream&);

@@ -30,16 +30,10 @@ template <Math X, int DP> inline constexpr int kWords = X == Math::bf16 ? DP / 4
 /// Score steps over the head width: 16 elements each in bf16 (8 when DP = 8), else 8.
 template <Math X, int DP> inline constexpr int kScoreSteps = X == Math::bf16 ? (DP + 15) / 16 : DP / 8;
 
-__device__ __forceinline__ uint32_t tf32_nearest(uint32_t x) { return x + 0x1000u; }  // the unit drops the lower 13 bits
-/// x = hi + lo, hi to the nearest.
-__device__ __forceinline__ void split_tf32(uint32_t x, uint32_t& hi, uint32_t& lo) {
-  hi = tf32_nearest(x) & 0xffffe000u;
-  lo = __float_as_uint(__uint_as_float(x) - __uint_as_float(hi));
-}
-/// The same with hi = x, whose lower bits the unit drops: an instruction less, a remainder twice as large and of one sign. Good
+/// split_tf32 with hi = x, whose lower bits the unit drops: an instruction less, a remainder twice as large and of one sign. Good
 /// enough for all but the scores that become exponents.
 __device__ __forceinline__ uint32_t tf32_remainder(uint32_t x) {
-  return __float_as_uint(__uint_as_float(x) - __uint_as_float(x & 0xffffe000u));
+  return tf32_nearest(__float_as_uint(__uint_as_float(x) - __uint_as_float(x & 0xffffe000u)));
 }
 template <bool kExact> __device__ __forceinline__ void split_word(uint32_t x, uint32_t& hi, uint32_t& lo) {
   if constexpr (kExact)

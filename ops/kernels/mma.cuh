@@ -30,6 +30,12 @@ __device__ __forceinline__ void mma_tf32_k8(float (&d)[4], const uint32_t (&a)[4
       : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]));
 }
+__device__ __forceinline__ uint32_t tf32_nearest(uint32_t x) { return x + 0x1000u; }  // the unit drops the lower 13 bits
+/// x = hi + lo up to 2^-22 |x|, both rounded to the nearest: the unit's own truncation of lo would be an error of one sign.
+__device__ __forceinline__ void split_tf32(uint32_t x, uint32_t& hi, uint32_t& lo) {
+  hi = tf32_nearest(x) & 0xffffe000u;
+  lo = tf32_nearest(__float_as_uint(__uint_as_float(x) - __uint_as_float(hi)));
+}
 
 /// Four 8x8 matrices of 16-bit elements from shared memory; lane i names row i % 8 of matrix i / 8 (16 aligned bytes). Register j
 /// gets elements (g; 2t, 2t+1) of matrix j, or with _trans (2t, 2t+1; g).

@@ -122,23 +122,13 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
   store_rows<Tile>(h, args.y, first, args.rows, args.mask, args.residual);
 }
 
-/// Adds one pair of columns, already summed over a thread's rows, over the warp's; the first lanes put the sums down.
-template <class Tile>
-__device__ __forceinline__ void put_column_sums(float s0, float s1, int nt, const MlpPlace<Tile>& at, float* sums) {
-#pragma unroll
-  for (int step = 4; step < 32; step *= 2) {
-    s0 += __shfl_xor_sync(0xffffffffu, s0, step);
-    s1 += __shfl_xor_sync(0xffffffffu, s1, step);
-  }
-  if (at.lane < 4) store_pair(sums + at.warp_row * Tile::kC + at.col(nt), s0, s1);
-}
 template <class Tile>
 __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
     residual_mlp_backward_kernel(const __grid_constant__ ResidualMlpArgs<typename Tile::T> args) {
   using T = typename Tile::T;
   extern __shared__ __align__(16) unsigned char shared[];
   T *weights = reinterpret_cast<T*>(shared), *h = weights + Tile::kBuffers * Tile::kWeightElements;
-  float* sums = reinterpret_cast<float*>(h + Tile::kRows * Tile::kStride);
+  T* slopes_kept = h + Tile::kRows * Tile::kStride;
   const MlpPlace<Tile> at;
   const int64_t first = static_cast<int64_t>(blockIdx.x) * Tile::kRows, slot = args.slot_rows * Tile::kC;
   const int n = args.n_layers;
@@ -149,15 +139,12 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
                        step < n - 1 ? Tile::kStride : Tile::kStrideDown);
   };
   if (!has_live_row<Tile>(first, args.rows, args.mask)) {
-    for (int i = threadIdx.x; i < n * Tile::kC; i += Tile::kThreads)
-      args.bias_parts[static_cast<int64_t>(blockIdx.x) * n * Tile::kC + i] = 0;
     store_rows<Tile>(nullptr, args.y, first, args.rows);
     return;
   }
   // In device memory they lie where the cotangents of the layer's sum will take their place.
   const auto slopes_of = [&](int layer) {
-    return Tile::kAhead ? reinterpret_cast<T*>(sums + Tile::kWarpRows * Tile::kC) + layer * Tile::kRows * Tile::kC
-                        : args.cotangents + layer * slot + first * Tile::kC;
+    return Tile::kAhead ? slopes_kept + layer * Tile::kRows * Tile::kC : args.cotangents + layer * slot + first * Tile::kC;
   };
   MlpFragments<Tile> acc;
   fetch_rows<Tile>(h, args.x, first, args.rows, args.mask);
@@ -194,14 +181,11 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
   copy_async_wait<0>();
   __syncthreads();
 #pragma unroll
-  for (int nt = 0; nt < Tile::kNT; ++nt) {
-    float s0 = 0, s1 = 0;
+  for (int nt = 0; nt < Tile::kNT; ++nt)
     for_column<Tile>(acc, at, nt, [&](int row, int col, float& v0, float& v1, int) {
       const float2 g = load_pair(h + row * Tile::kStride + col);
-      s0 += v0 = g.x, s1 += v1 = g.y;
+      v0 = g.x, v1 = g.y;
     });
-    put_column_sums<Tile>(s0, s1, nt, at, sums);
-  }
   if (!args.output_residual) clear<Tile>(acc);
   for (int layer = n - 1; layer >= 0; --layer) {
     // Here h holds the cotangent of this layer's sum, and acc what reaches the layer's input past the layer.
@@ -210,11 +194,6 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
     __syncthreads();
     if (Tile::kBuffers > 1) fetch_for(step + Tile::kFetched);
     if (layer < n - 1) store_rows<Tile>(h, args.cotangents + layer * slot, first, args.rows);
-    for (int c = threadIdx.x; c < Tile::kC; c += Tile::kThreads) {
-      float sum = 0;
-      for (int w = 0; w < Tile::kWarpRows; ++w) sum += sums[w * Tile::kC + c];
-      args.bias_parts[(static_cast<int64_t>(blockIdx.x) * n + layer) * Tile::kC + c] = sum;
-    }
     mlp_product<Tile, true>(acc, h, weights + step % Tile::kBuffers * Tile::kWeightElements, at);
     __syncthreads();
     if (Tile::kBuffers == 1) fetch_for(step + 1);
@@ -224,14 +203,10 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
     for (int nt = 0; nt < Tile::kNT; ++nt) {
       MlpSlopes<Tile> slopes;
       slopes.load(slopes_at, nt);
-      float s0 = 0, s1 = 0;
       for_column<Tile>(acc, at, nt, [&](int row, int col, float v0, float v1, int pair) {
         const float2 slope = slopes.get(pair);
-        v0 *= slope.x, v1 *= slope.y;
-        store_pair(h + row * Tile::kStride + col, v0, v1);
-        s0 += v0, s1 += v1;
+        store_pair(h + row * Tile::kStride + col, v0 * slope.x, v1 * slope.y);
       });
-      put_column_sums<Tile>(s0, s1, nt, at, sums);
     }
     if (layer == 1 && !args.input_residual) clear<Tile>(acc);
   }

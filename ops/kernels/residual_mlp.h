@@ -19,26 +19,25 @@ template <class T> struct ResidualMlpArgs {
   const T* gy = nullptr;                  // [rows, C]
   T* kept = nullptr;                      // [n_layers - 1, slot_rows, C]: what each layer after the first read
   T* cotangents = nullptr;  // [n_layers - 1, slot_rows, C]: of each layer's sum before its activation, but the last's, which is gy
-  float* bias_parts = nullptr;                      // [tiles, n_layers, C]: sums of the cotangents over the rows of each tile
+  float* bias_parts = nullptr;                      // [chunks, n_layers, C]: sums of the cotangents over chunk_rows rows each
   float* dw_parts = nullptr;                        // [n_layers, chunks, C, C]: products over chunk_rows rows each
   int64_t rows = 0, slot_rows = 0, chunk_rows = 0;  // slot_rows: rows filled up to whole tiles
   int n_layers = 0, channels = 0;                   // n_layers >= 2
   bool input_residual = true, output_residual = true;
 };
 
-/// Whether there is a kernel of this width, and the rows that one of its blocks takes.
+/// Whether there is a kernel of this width.
 bool has_residual_mlp(bool is_bf16, int64_t channels);
-template <class T> int64_t residual_mlp_tile_rows(int64_t channels, int64_t rows);
 
 template <class T> void residual_mlp_forward_cuda(const ResidualMlpArgs<T>& args, const Stream& stream);
-/// Fills y, kept, cotangents and bias_parts.
+/// Fills y, kept and cotangents.
 template <class T> void residual_mlp_backward_cuda(const ResidualMlpArgs<T>& args, const Stream& stream);
-/// Fills dw_parts, from x, gy and what the backward kernel left.
+/// Fills dw_parts and bias_parts, from x, gy and what the backward kernel left.
 template <class T> void residual_mlp_weights_cuda(const ResidualMlpArgs<T>& args, const Stream& stream);
 
-/// dw[l] = Σ_s dw_parts[l][s],  db[l] = Σ_t bias_parts[t][l];  dw_parts [n_layers, n_chunks, C, C], dw [n_layers, C, C], db
+/// dw[l] = Σ_s dw_parts[l][s],  db[l] = Σ_s bias_parts[s][l];  dw_parts [n_layers, n_chunks, C, C], dw [n_layers, C, C], db
 /// [n_layers, C]
 void residual_mlp_reduce_cuda(const float* dw_parts, const float* bias_parts, float* dw, float* db, int n_layers, int64_t channels,
-                              int64_t n_chunks, int64_t n_tiles, const Stream& stream);
+                              int64_t n_chunks, const Stream& stream);
 
 }  // namespace flare

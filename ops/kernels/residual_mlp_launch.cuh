@@ -4,6 +4,7 @@
 #include "core/launch.cuh"
 #include "ops/kernels/residual_mlp.cuh"
 #include "ops/kernels/residual_mlp_weights.cuh"
+#include "ops/kernels/residual_mlp_wgmma.h"
 
 namespace flare {
 
@@ -38,17 +39,13 @@ template <class T, class F> void with_mlp_tile(int64_t channels, int64_t rows, F
     with_mlp_tile<T, false>(channels, rows, f);
 }
 
-template <class T> int64_t residual_mlp_tile_rows(int64_t channels, int64_t rows) {
-  int64_t tile_rows = 0;
-  with_mlp_tile<T>(channels, rows, [&](auto tile) { tile_rows = decltype(tile)::kRows; });
-  return tile_rows;
-}
-
 template <class Tile> LaunchShape mlp_grid(int64_t rows, int64_t shared_bytes) {
   return {dim3(static_cast<unsigned>((rows + Tile::kRows - 1) / Tile::kRows)), dim3(Tile::kThreads), shared_bytes};
 }
 
 template <class T> void residual_mlp_forward_cuda(const ResidualMlpArgs<T>& args, const Stream& stream) {
+  if constexpr (sizeof(T) == 2)
+    if (has_residual_mlp_wgmma(args)) return residual_mlp_forward_wgmma(args, stream);
   with_mlp_tile<T>(args.channels, args.rows, [&](auto tile) {
     using Tile = decltype(tile);
     launch("residual_mlp", residual_mlp_kernel<Tile>, mlp_grid<Tile>(args.rows, Tile::kForwardBytes), stream, args);
@@ -71,6 +68,8 @@ template <class T, bool kSplit> void launch_mlp_weights(const ResidualMlpArgs<T>
     with(MlpWeightsTile<T, 256, kSplit>{});
 }
 template <class T> void residual_mlp_backward_cuda(const ResidualMlpArgs<T>& args, const Stream& stream) {
+  if constexpr (sizeof(T) == 2)
+    if (has_residual_mlp_wgmma(args)) return residual_mlp_backward_wgmma(args, stream);
   with_mlp_tile<T>(args.channels, args.rows, [&](auto tile) {
     using Tile = decltype(tile);
     launch("residual_mlp backward", residual_mlp_backward_kernel<Tile>, mlp_grid<Tile>(args.rows, Tile::kBackwardBytes), stream,
@@ -78,6 +77,8 @@ template <class T> void residual_mlp_backward_cuda(const ResidualMlpArgs<T>& arg
   });
 }
 template <class T> void residual_mlp_weights_cuda(const ResidualMlpArgs<T>& args, const Stream& stream) {
+  if constexpr (sizeof(T) == 2)
+    if (has_residual_mlp_wgmma(args)) return residual_mlp_weights_wgmma(args, stream);
   if (sizeof(T) == 2 || !tf32_enabled())
     launch_mlp_weights<T, sizeof(T) == 4>(args, stream);
   else

@@ -27,7 +27,7 @@ template <class T_, int Channels, int Rows, int WarpRows, int WarpCols, int Buff
   static constexpr int kWeightElements = Channels * kStrideDown;
   static constexpr int64_t kForwardBytes = int64_t{sizeof(T)} * (Buffers * kWeightElements + Rows * kStride);
   static constexpr int64_t kSlopeBytes = kAhead ? int64_t{sizeof(T)} * (kMaxMlpLayers - 1) * Rows * Channels : 0;
-  static constexpr int64_t kBackwardBytes = kForwardBytes + int64_t{4} * WarpRows * Channels + kSlopeBytes;
+  static constexpr int64_t kBackwardBytes = kForwardBytes + kSlopeBytes;
   static_assert(kMT >= 1 && kNT >= 1 && (!kBf16 || kNT % 2 == 0) && kWeightElements % kVec == 0);
 };
 
@@ -132,35 +132,26 @@ template <class Tile> __device__ __forceinline__ bool has_live_row(int64_t first
   return __syncthreads_or(live);
 }
 
-__device__ __forceinline__ uint32_t mlp_tf32_nearest(float x) { return __float_as_uint(x) + 0x1000u; }  // the unit drops 13 bits
-struct MlpSplit {
-  uint32_t hi, lo;
-  __device__ explicit MlpSplit(float x) {
-    hi = mlp_tf32_nearest(x) & 0xffffe000u;
-    lo = mlp_tf32_nearest(x - __uint_as_float(hi));
-  }
-};
-
 /// The operands of one f32 product of 16 x 8 x 8 as the matrix units take them.
 template <bool kSplit> struct MlpLeft {
   uint32_t hi[4], lo[kSplit ? 4 : 1];
   __device__ void set(int j, float v) {
-    if constexpr (kSplit) {
-      const MlpSplit s(v);
-      hi[j] = s.hi, lo[j] = s.lo;
-    } else {
-      hi[j] = mlp_tf32_nearest(v);
-    }
+    if constexpr (kSplit)
+      split_tf32(__float_as_uint(v), hi[j], lo[j]);
+    else
+      hi[j] = tf32_nearest(__float_as_uint(v));
   }
 };
 template <bool kSplit> struct MlpRight {
-  uint32_t hi[2], lo[2];
+  uint32_t hi[2], lo[kSplit ? 2 : 1];
   __device__ MlpRight(float v0, float v1) {
-    if constexpr (kSplit) {
-      const MlpSplit s0(v0), s1(v1);
-      hi[0] = s0.hi, lo[0] = s0.lo, hi[1] = s1.hi, lo[1] = s1.lo;
-    } else {
-      hi[0] = mlp_tf32_nearest(v0), hi[1] = mlp_tf32_nearest(v1);
+    const uint32_t v[2] = {__float_as_uint(v0), __float_as_uint(v1)};
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      if constexpr (kSplit)
+        split_tf32(v[j], hi[j], lo[j]);
+      else
+        hi[j] = tf32_nearest(v[j]);
     }
   }
 };

@@ -1,6 +1,7 @@
 #pragma once
-/// Weight gradients of the fused residual MLP, dw_l = (cotangents of layer l)ᵀ · (what layer l read), for all layers in one launch:
-/// a block takes a run of rows of one layer and leaves a partial product. Rows of padding are skipped.
+/// Gradients of the fused residual MLP's weights and biases, dw_l = (cotangents of layer l)ᵀ · (what layer l read) and
+/// db_l = (cotangents of layer l)ᵀ · 1, for all layers in one launch: a block takes a run of rows of one layer and leaves a partial
+/// product. Rows of padding are skipped.
 #include "ops/kernels/residual_mlp.h"
 #include "ops/kernels/residual_mlp_tile.cuh"
 
@@ -29,9 +30,11 @@ __device__ __forceinline__ void fetch_step(typename Tile::T* to, const typename 
   }
 }
 
-/// acc += aᵀ·b over the kStep rows of both.
+/// acc += aᵀ·b over the kStep rows of both, and ones += aᵀ·1 if wanted, in every column.
 template <class Tile>
-__device__ __forceinline__ void mlp_outer_product(MlpFragments<Tile>& acc, const bf16* a, const bf16* b, const MlpPlace<Tile>& at) {
+__device__ __forceinline__ void mlp_outer_product(MlpFragments<Tile>& acc, float (&ones)[Tile::kMT][4], bool wants_ones,
+                                                  const bf16* a, const bf16* b, const MlpPlace<Tile>& at) {
+  constexpr uint32_t kOnes = 0x3f803f80u;
   const int i = at.lane % 8, j = at.lane / 8;
   const bf16* a_row = a + (j / 2 * 8 + i) * Tile::kStride + at.first_row() + j % 2 * 8;
   const bf16* b_row = b + (j % 2 * 8 + i) * Tile::kStride + at.first_col() + j / 2 * 8;
@@ -39,7 +42,10 @@ __device__ __forceinline__ void mlp_outer_product(MlpFragments<Tile>& acc, const
   for (int k = 0; k < Tile::kStep; k += 16) {
     uint32_t left[Tile::kMT][4];
 #pragma unroll
-    for (int mt = 0; mt < Tile::kMT; ++mt) ldmatrix_x4_trans(left[mt], a_row + k * Tile::kStride + mt * 16);
+    for (int mt = 0; mt < Tile::kMT; ++mt) {
+      ldmatrix_x4_trans(left[mt], a_row + k * Tile::kStride + mt * 16);
+      if (wants_ones) mma_bf16_k16(ones[mt], left[mt], kOnes, kOnes, ones[mt]);
+    }
 #pragma unroll
     for (int nt = 0; nt < Tile::kNT; nt += 2) {
       uint32_t right[4];
@@ -53,17 +59,19 @@ __device__ __forceinline__ void mlp_outer_product(MlpFragments<Tile>& acc, const
   }
 }
 template <class Tile>
-__device__ __forceinline__ void mlp_outer_product(MlpFragments<Tile>& acc, const float* a, const float* b,
-                                                  const MlpPlace<Tile>& at) {
+__device__ __forceinline__ void mlp_outer_product(MlpFragments<Tile>& acc, float (&ones)[Tile::kMT][4], bool wants_ones,
+                                                  const float* a, const float* b, const MlpPlace<Tile>& at) {
   const int g = at.lane / 4, t = at.lane % 4;
   const float *a_col = a + t * Tile::kStride + at.first_row() + g, *b_col = b + t * Tile::kStride + at.first_col() + g;
 #pragma unroll 2
   for (int k = 0; k < Tile::kStep; k += 8) {
     MlpLeft<Tile::kSplit> left[Tile::kMT];
 #pragma unroll
-    for (int mt = 0; mt < Tile::kMT; ++mt)
+    for (int mt = 0; mt < Tile::kMT; ++mt) {
 #pragma unroll
       for (int j = 0; j < 4; ++j) left[mt].set(j, a_col[(k + j / 2 * 4) * Tile::kStride + mt * 16 + j % 2 * 8]);
+      if (wants_ones) mlp_mma(ones[mt], ones[mt], ones[mt], left[mt], MlpRight<Tile::kSplit>(1.0f, 1.0f));
+    }
 #pragma unroll
     for (int nt = 0; nt < Tile::kNT; ++nt) {
       const MlpRight<Tile::kSplit> right(b_col[k * Tile::kStride + nt * 8], b_col[(k + 4) * Tile::kStride + nt * 8]);
@@ -113,6 +121,8 @@ __global__ void __launch_bounds__(Tile::kThreads, 2)
   };
   MlpFragments<Tile> acc;
   clear<Tile>(acc);
+  float ones[Tile::kMT][4] = {};
+  const bool wants_ones = col0 == 0 && at.warp_col == 0;
   int step = next_live(0), stage = 0;
   fetch(step, 0);
   while (step < n_steps) {
@@ -121,7 +131,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 2)
     copy_async_wait<1>();
     __syncthreads();
     const T* here = stages + stage * 2 * Tile::kStepElements;
-    mlp_outer_product<Tile>(acc, here, here + Tile::kStepElements, at);
+    mlp_outer_product<Tile>(acc, ones, wants_ones, here, here + Tile::kStepElements, at);
     __syncthreads();
     step = next, stage ^= 1;
   }
@@ -135,6 +145,12 @@ __global__ void __launch_bounds__(Tile::kThreads, 2)
       for (int nt = 0; nt < Tile::kNT; ++nt)
         store_pair(out + (row0 + at.row(mt, half)) * Tile::kC + col0 + at.col(nt), acc[mt][nt][2 * half],
                    acc[mt][nt][2 * half + 1]);
+  float* sums = args.bias_parts + (static_cast<int64_t>(blockIdx.x) * n + layer) * Tile::kC + row0;
+  if (wants_ones && at.lane % 4 == 0)
+#pragma unroll
+    for (int mt = 0; mt < Tile::kMT; ++mt)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) sums[at.row(mt, half)] = ones[mt][2 * half];
 }
 
 }  // namespace flare

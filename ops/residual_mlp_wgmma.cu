@@ -1,0 +1,57 @@
+/// The fused residual MLP on the warpgroup units of sm_90a: host side. The build compiles this file for sm_90a besides the usual
+/// targets.
+#if defined(FLARE_CUDA)
+#include "ops/kernels/residual_mlp_wgmma.h"
+
+#include <algorithm>
+
+#include "core/launch.cuh"
+#include "ops/kernels/residual_mlp_weights_wgmma.cuh"
+#include "ops/kernels/residual_mlp_wgmma.cuh"
+#include "ops/kernels/sdpa_wgmma.h"
+
+namespace flare {
+
+namespace {
+
+constexpr int64_t kSharedLimit = 227 << 10;
+
+int64_t layer_bytes(int n_layers) {
+  return n_layers * int64_t{kMlpWeightElements * 2 + kMlpChannels * 4} + kMlpLiveWords * 4;
+}
+LaunchShape shape_of(const ResidualMlpArgs<bf16>& args, int64_t shared_bytes) {
+  const int64_t tiles = (args.rows + kWgmmaMlpRows - 1) / kWgmmaMlpRows;
+  static const int64_t multiprocessors = [] {
+    int device = 0, count = 0;
+    cuda_check(cudaGetDevice(&device), "residual_mlp: device");
+    cuda_check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device), "residual_mlp: multiprocessors");
+    return count;
+  }();
+  const int64_t blocks = std::min(tiles, multiprocessors);
+  return {dim3(static_cast<unsigned>(blocks)), dim3(kMlpThreads), shared_bytes};
+}
+
+}  // namespace
+
+bool has_residual_mlp_wgmma(const ResidualMlpArgs<bf16>& args) {
+  constexpr int64_t kLeastTiles = 264;  // two for each of 132 multiprocessors
+  return args.channels == kMlpChannels && args.rows >= kLeastTiles * kWgmmaMlpRows && layer_bytes(args.n_layers) <= kSharedLimit &&
+         has_wgmma();
+}
+void residual_mlp_forward_wgmma(const ResidualMlpArgs<bf16>& args, const Stream& stream) {
+  launch("residual_mlp", residual_mlp_wgmma_kernel, shape_of(args, layer_bytes(args.n_layers)), stream, args);
+}
+void residual_mlp_backward_wgmma(const ResidualMlpArgs<bf16>& args, const Stream& stream) {
+  const int64_t layers = layer_bytes(args.n_layers), room = (kSharedLimit - layers) / (kWgmmaMlpGroups * kMlpSlopeBytes);
+  const int shared_slopes = static_cast<int>(std::min<int64_t>(room, args.n_layers - 1));
+  launch("residual_mlp backward", residual_mlp_backward_wgmma_kernel,
+         shape_of(args, layers + shared_slopes * kWgmmaMlpGroups * kMlpSlopeBytes), stream, args, shared_slopes);
+}
+void residual_mlp_weights_wgmma(const ResidualMlpArgs<bf16>& args, const Stream& stream) {
+  const auto chunks = static_cast<unsigned>((args.rows + args.chunk_rows - 1) / args.chunk_rows);
+  launch("residual_mlp weights", residual_mlp_weights_wgmma_kernel,
+         LaunchShape{dim3(chunks, static_cast<unsigned>(args.n_layers)), dim3(kMlpDwThreads), kMlpDwBytes}, stream, args);
+}
+
+}  // namespace flare
+#endif
