@@ -6,6 +6,7 @@
 #include "ops/reduce.h"
 #if defined(FLARE_CUDA)
 #include "core/launch.cuh"
+#include "ops/kernels/vec.cuh"
 #endif
 
 namespace flare {
@@ -91,6 +92,8 @@ template <class Op> struct PartialY {
 template <class T> FLARE_HD T rounded(acc_t<T> v) { return static_cast<T>(v); }
 
 #if defined(FLARE_CUDA)
+template <class T> using Pack16 = Pack<T, 16 / sizeof(T)>;
+
 /// Broadcast operands. Grid: ceil(n/256) blocks of 256; a thread owns one output element.
 template <class Body, class T> __global__ void broadcast_kernel(const T* x, const T* y, T* out, BroadcastLayout l, int64_t n) {
   using A = acc_t<T>;
@@ -100,21 +103,42 @@ template <class Body, class T> __global__ void broadcast_kernel(const T* x, cons
   broadcast_offsets(l, i, ox, oy);
   out[i] = rounded<T>(Body::at(static_cast<A>(x[ox]), static_cast<A>(y[oy])));
 }
+/// The same where the innermost axis holds whole packs of 16 bytes of the output, one a thread, and an operand is packed or one
+/// number along it.
+template <class Body, class T>
+__global__ void broadcast_packs_kernel(const T* x, const T* y, T* out, BroadcastLayout l, int64_t n) {
+  using A = acc_t<T>;
+  constexpr int kWidth = 16 / sizeof(T);
+  const int64_t first = (blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x) * kWidth;
+  if (first >= n) return;
+  int64_t ox, oy;
+  broadcast_offsets(l, first, ox, oy);
+  const auto pack_of = [](const T* p, int64_t step) {
+    Pack16<T> pack;
+    if (step == 1)
+      pack = *reinterpret_cast<const Pack16<T>*>(p);
+    else
+      for (T& v : pack.v) v = *p;
+    return pack;
+  };
+  const Pack16<T> px = pack_of(x + ox, l.x[l.n - 1]), py = pack_of(y + oy, l.y[l.n - 1]);
+  Pack16<T> result;
+#pragma unroll
+  for (int j = 0; j < kWidth; ++j) result.v[j] = rounded<T>(Body::at(static_cast<A>(px.v[j]), static_cast<A>(py.v[j])));
+  *reinterpret_cast<Pack16<T>*>(out + first) = result;
+}
 /// Packed operands: a thread owns 16 bytes of the output, read and written in one access each where `aligned`.
 template <class Body, class T> __global__ void packed_kernel(const T* x, const T* y, T* out, bool aligned, int64_t n) {
   using A = acc_t<T>;
   constexpr int kWidth = 16 / sizeof(T);
-  struct alignas(16) Pack {
-    T v[kWidth];
-  };
   const int64_t first = (blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x) * kWidth;
   if (aligned && first + kWidth <= n) {
-    const Pack px = *reinterpret_cast<const Pack*>(x + first);
-    Pack py = px, result;
-    if constexpr (Body::kOperands == 2) py = *reinterpret_cast<const Pack*>(y + first);
+    const Pack16<T> px = *reinterpret_cast<const Pack16<T>*>(x + first);
+    Pack16<T> py = px, result;
+    if constexpr (Body::kOperands == 2) py = *reinterpret_cast<const Pack16<T>*>(y + first);
 #pragma unroll
     for (int j = 0; j < kWidth; ++j) result.v[j] = rounded<T>(Body::at(static_cast<A>(px.v[j]), static_cast<A>(py.v[j])));
-    *reinterpret_cast<Pack*>(out + first) = result;
+    *reinterpret_cast<Pack16<T>*>(out + first) = result;
   } else {
 #pragma unroll 1
     for (int64_t i = first; i < min(n, first + kWidth); ++i)
@@ -126,6 +150,13 @@ template <class T> __global__ void affine_kernel(const T* x, T* out, float a, fl
   if (i < n) out[i] = static_cast<T>(a * static_cast<float>(x[i]) + b);
 }
 bool aligned16(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
+/// Whether broadcast_packs_kernel takes an operand at p with these steps along the axes of l.
+bool reads_packs(const BroadcastLayout& l, const int64_t* steps, const void* p, int64_t width) {
+  if (steps[l.n - 1] == 0) return true;
+  bool whole = steps[l.n - 1] == 1 && aligned16(p);
+  for (int axis = 0; axis + 1 < l.n; ++axis) whole = whole && steps[axis] % width == 0;
+  return whole;
+}
 #endif
 
 /// out[i] = Body(x[i], y[i]) under broadcasting; y may be absent.
@@ -167,12 +198,15 @@ template <class Body> void run(const char* name, const Tensor& x, const Tensor& 
     const T* px = x.data<T>();
     const T* py = y ? y.data<T>() : nullptr;
     Stream& stream = compute_stream(Device::cuda);
+    constexpr int64_t kWidth = 16 / sizeof(T);
     if (packed) {
-      constexpr int64_t kWidth = 16 / sizeof(T);
       const bool aligned = aligned16(px) && aligned16(py) && aligned16(out.raw());
       launch(name, packed_kernel<Body, T>, cover((n + kWidth - 1) / kWidth), stream, px, py, out.data<T>(), aligned, n);
     } else if constexpr (Body::kBroadcasts) {
-      launch(name, broadcast_kernel<Body, T>, cover(n), stream, px, py, out.data<T>(), l, n);
+      const bool packs = l.extent[l.n - 1] % kWidth == 0 && aligned16(out.raw()) && reads_packs(l, l.x, px, kWidth) &&
+                         reads_packs(l, l.y, py, kWidth);
+      launch(name, packs ? broadcast_packs_kernel<Body, T> : broadcast_kernel<Body, T>, cover(packs ? n / kWidth : n), stream, px,
+             py, out.data<T>(), l, n);
     }
   });
 #endif
@@ -231,9 +265,15 @@ template <class F> struct Binary {
       return std::vector<InputSpec>{{.shape = x, .lo = F::lo, .hi = F::hi, .transposed = transposed},
                                     {.shape = y, .lo = F::lo, .hi = F::hi}};
     };
-    return {{"same", pair({5, 33}, {5, 33}), Attrs{}}, {"row", pair({2, 5, 7}, {7}), Attrs{}},
-            {"column", pair({4, 6}, {4, 1}), Attrs{}}, {"both stretch", pair({3, 1, 4}, {2, 1}), Attrs{}},
-            {"scalar", pair({3, 4}, {}), Attrs{}},     {"transposed", pair({3, 4}, {3, 4}, true), Attrs{}}};
+    return {{"same", pair({5, 33}, {5, 33}), Attrs{}},
+            {"row", pair({2, 5, 7}, {7}), Attrs{}},
+            {"column", pair({4, 6}, {4, 1}), Attrs{}},
+            {"both stretch", pair({3, 1, 4}, {2, 1}), Attrs{}},
+            {"scalar", pair({3, 4}, {}), Attrs{}},
+            {"transposed", pair({3, 4}, {3, 4}, true), Attrs{}},
+            {"a table for each", pair({3, 5, 8}, {5, 8}), Attrs{}},
+            {"wide column", pair({2, 3, 16}, {2, 3, 1}), Attrs{}},
+            {"both stretch, wide", pair({3, 1, 8}, {2, 8}), Attrs{}}};
   }
 
  private:

@@ -20,20 +20,31 @@ namespace flare {
 bool has_residual_mlp(bool is_bf16, int64_t channels) { return channels == 64 || channels == 128 || (is_bf16 && channels == 256); }
 
 #if defined(FLARE_CUDA)
-/// Blocks below dw_blocks add chunks of weight gradients, four neighbours a thread; the others those of biases for 8 columns,
-/// 32 groups of chunks side by side, then the groups. Fixed order. Block of 256.
+/// Blocks below dw_blocks add chunks of weight gradients, four neighbours a thread, 8 groups of chunks side by side, then the
+/// groups; the others those of biases for 8 columns, 32 groups side by side. Fixed order. Block of 256.
 __global__ void residual_mlp_reduce_kernel(const float4* dw_parts, const float* bias_parts, float4* dw, float* db,
                                            int64_t per_layer, int64_t n_packs, int64_t n_chunks, int64_t n_columns,
                                            int64_t dw_blocks) {
+  __shared__ float4 packs[8][32];
   __shared__ float groups[32][8];
   if (blockIdx.x < dw_blocks) {
-    const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-    if (i >= n_packs) return;
-    const float4* p = dw_parts + i / per_layer * n_chunks * per_layer + i % per_layer;
-    float4 sum = *p;
-#pragma unroll 16
-    for (int64_t s = 1; s < n_chunks; ++s) {
-      const float4 v = p[s * per_layer];
+    const int lane = threadIdx.x % 32, group = threadIdx.x / 32;
+    const int64_t i = static_cast<int64_t>(blockIdx.x) * 32 + lane;
+    float4 sum{0, 0, 0, 0};
+    if (i < n_packs) {
+      const float4* p = dw_parts + i / per_layer * n_chunks * per_layer + i % per_layer;
+#pragma unroll 8
+      for (int64_t s = group; s < n_chunks; s += 8) {
+        const float4 v = p[s * per_layer];
+        sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w;
+      }
+    }
+    packs[group][lane] = sum;
+    __syncthreads();
+    if (group != 0 || i >= n_packs) return;
+#pragma unroll
+    for (int g = 1; g < 8; ++g) {
+      const float4 v = packs[g][lane];
       sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w;
     }
     dw[i] = sum;
@@ -53,7 +64,7 @@ __global__ void residual_mlp_reduce_kernel(const float4* dw_parts, const float* 
 void residual_mlp_reduce_cuda(const float* dw_parts, const float* bias_parts, float* dw, float* db, int n_layers, int64_t channels,
                               int64_t n_chunks, const Stream& stream) {
   const int64_t per_layer = channels * channels / 4, n_packs = n_layers * per_layer, n_columns = n_layers * channels;
-  const int64_t dw_blocks = (n_packs + 255) / 256;
+  const int64_t dw_blocks = (n_packs + 31) / 32;
   launch("residual_mlp reduce", residual_mlp_reduce_kernel,
          LaunchShape{dim3(static_cast<unsigned>(dw_blocks + n_columns / 8)), dim3(256), 0}, stream,
          reinterpret_cast<const float4*>(dw_parts), bias_parts, reinterpret_cast<float4*>(dw), db, per_layer, n_packs, n_chunks,
@@ -66,7 +77,8 @@ namespace {
 struct MlpAttrs {
   bool input_residual = true, output_residual = true;
 };
-/// Inputs: x, weights…, biases…, mask (or undefined), residual (or undefined); the backward op has the cotangent of y for the last.
+/// Inputs: x, weights…, biases…, mask (or undefined), residual (or undefined). The backward op has the cotangent of y for the last,
+/// and after it what to add to the gradient of x (or undefined).
 struct Layers {
   Inputs in;
   size_t n;
@@ -75,6 +87,8 @@ struct Layers {
   const Tensor& bias(size_t layer) const { return in[1 + n + layer]; }
   const Tensor& mask() const { return in[1 + 2 * n]; }
   const Tensor& residual() const { return in[2 + 2 * n]; }
+  const Tensor& gy() const { return in[2 + 2 * n]; }
+  const Tensor& addend() const { return in[3 + 2 * n]; }
   int64_t channels() const { return x().size(-1); }
   int64_t rows() const { return x().numel() / channels(); }
 };
@@ -183,7 +197,7 @@ struct Workspace {
 
 }  // namespace
 
-/// Outputs: the gradient of x, of the weights [n,C,C] and of the biases [n,C]. Inputs as of ResidualMlp, then gy.
+/// Outputs: the gradient of x plus the addend, of the weights [n,C,C] and of the biases [n,C].
 struct ResidualMlpBackward {
   static constexpr const char* name = "residual_mlp_backward";
   static constexpr const char* not_differentiable = kFirstOrderOnly;
@@ -192,8 +206,10 @@ struct ResidualMlpBackward {
   static OutSpecs infer(Inputs in, const Attrs&) {
     const Layers l = layers_of(in);
     check_layers(l, name);
-    check(in.back().shape() == l.x().shape() && in.back().dtype() == l.x().dtype(), name, ": gy must be like x, ", l.x().dtype(),
-          " ", l.x().shape(), ", got ", in.back().dtype(), " ", in.back().shape());
+    for (const Tensor& t : {l.gy(), l.addend()})
+      if (t)
+        check(t.shape() == l.x().shape() && t.dtype() == l.x().dtype(), name, ": gy and what is added must be like x, ",
+              l.x().dtype(), " ", l.x().shape(), ", got ", t.dtype(), " ", t.shape());
     const auto n = static_cast<int64_t>(l.n), c = l.channels();
     const DType param = param_dtype(l.x().dtype());
     return {{l.x().shape(), l.x().dtype()}, {{n, c, c}, param}, {{n, c}, param}};
@@ -214,7 +230,7 @@ struct ResidualMlpBackward {
       reads.push_back(h.viewed_as(flat));
       sums.push_back(sum.viewed_as(flat));
     });
-    Tensor g = masked_rows(in.back(), l.mask()).viewed_as(flat);  // the cotangent of a layer's output
+    Tensor g = masked_rows(l.gy(), l.mask()).viewed_as(flat);  // the cotangent of a layer's output
     for (size_t i = l.n; i-- > 0;) {
       const Tensor da = i + 1 < l.n ? times_gelu_slope(g, sums[i]) : g;
       const auto at = static_cast<int64_t>(i);
@@ -223,7 +239,8 @@ struct ResidualMlpBackward {
       const Tensor through = matmul(da, cast_to(l.weight(i), da.dtype()));
       g = is_residual(i, l.n, a) ? g + through : through;
     }
-    copy(g.viewed_as(out[0].shape()), out[0]);
+    g = g.viewed_as(out[0].shape());
+    copy(l.addend() ? g + l.addend() : g, out[0]);
   }
 #if defined(FLARE_CUDA)
   static void forward_cuda(Inputs in, Outputs out, const Attrs& a, Stream& stream) {
@@ -238,7 +255,11 @@ struct ResidualMlpBackward {
       const auto n = static_cast<int64_t>(l.n), c = l.channels();
       std::vector<Tensor> held;
       ResidualMlpArgs<T> args = args_of<T>(l, a, held);
-      held.push_back(aligned(in.back()));
+      if (l.addend()) {
+        held.push_back(aligned(l.addend()));
+        args.residual = held.back().data<T>();
+      }
+      held.push_back(aligned(l.gy()));
       args.gy = held.back().data<T>();
       args.y = out[0].data<T>();
       args.slot_rows = space.slot_rows, args.chunk_rows = space.chunk_rows;
@@ -266,7 +287,11 @@ struct ResidualMlpBackward {
     for (int i = 0; i < 2; ++i) s.inputs.push_back({.kind = InputSpec::param, .shape = {64}});
     s.inputs.push_back({.kind = InputSpec::mask, .shape = {5}});
     s.inputs.push_back({.shape = {5, 64}});
-    return {s};
+    s.inputs.push_back({.kind = InputSpec::absent, .shape = {}});
+    Sample added = s;
+    added.label = "two layers, added";
+    added.inputs.back() = {.shape = {5, 64}};
+    return {s, added};
   }
 };
 FLARE_REGISTER_OP(ResidualMlpBackward);
@@ -275,6 +300,7 @@ struct ResidualMlp {
   static constexpr const char* name = "residual_mlp";
   using Attrs = MlpAttrs;
   static constexpr Keep keeps = Keep::inputs;
+  static constexpr bool adds = true;  // a mixer's keys and values read the same tensor
 
   static OutSpecs infer(Inputs in, const Attrs&) {
     check(in.size() % 2 == 1, name, ": needs as many biases as weights, got ", in.size() - 3, " of both");
@@ -311,6 +337,7 @@ struct ResidualMlp {
   static Grads vjp(const Saved& s, const Tensor& gy, const Attrs& a) {
     std::vector<Tensor> in = s.inputs;
     in.back() = gy;
+    in.push_back(s.addend);
     const std::vector<Tensor> out = apply_all<ResidualMlpBackward>(std::move(in), a);
     const auto n = static_cast<int64_t>((s.in_shapes.size() - 3) / 2), c = gy.size(-1);
     Grads g{out[0]};

@@ -67,15 +67,25 @@ struct Rope {
   }
 #if defined(FLARE_CUDA)
   static void forward_cuda(Inputs in, Outputs out, const Attrs& a, Stream& stream) {
-    const int64_t tokens = in[0].size(1), channels = in[0].size(2), half = channels / a.heads / 2, pairs = in[0].numel() / 2;
-    if (pairs == 0) return;
-    const Tensor table = Tensor::empty({tokens, half, 2}, DType::f32, Device::cuda);
-    launch("rope table", rope_table_kernel, cover(tokens * half), stream, table.data<float>(), tokens * half, half, a.base,
-           a.inverse ? -1.0 : 1.0);
+    const int64_t tokens = in[0].size(1), channels = in[0].size(2), width = channels / a.heads, n = in[0].numel();
+    if (n == 0) return;
+    const Tensor table = Tensor::empty({tokens, width}, DType::f32, Device::cuda);
+    launch("rope table", rope_table_kernel, cover(tokens * width / 2), stream, table.data<float>(), tokens * width / 2, width / 2,
+           a.base, a.inverse ? -1.0 : 1.0);
     dispatch_float_cuda(in[0].dtype(), name, [&](auto tag) {
       using T = typename decltype(tag)::type;
-      launch("rope", rope_kernel<T>, cover(pairs), stream, in[0].template data<T>(), table.data<float>(), out[0].template data<T>(),
-             pairs, tokens, channels / 2, half);
+      const T* x = in[0].template data<T>();
+      T* y = out[0].template data<T>();
+      const auto run = [&](auto vec) {
+        constexpr int kVec = decltype(vec)::value;
+        launch("rope", rope_kernel<kVec, T>, cover(n / kVec), stream, x, table.data<float>(), y, n / kVec, tokens, channels / kVec,
+               width / kVec);
+      };
+      constexpr int kWide = 16 / sizeof(T);
+      if (fits_vec(x, width, sizeof(T), kWide) && fits_vec(y, width, sizeof(T), kWide))
+        run(std::integral_constant<int, kWide>{});
+      else
+        run(std::integral_constant<int, 2>{});
     });
   }
 #endif
@@ -86,6 +96,7 @@ struct Rope {
             {"one token", {{.shape = {1, 1, 8}}}, Attrs{1}},
             {"other base, inverse", {{.shape = {1, 7, 10}}}, Attrs{1, 100.0, true}},
             {"strided", {{.shape = {2, 4, 8}, .transposed = true}}, Attrs{2}},
+            {"wide pairs", {{.shape = {2, 3, 32}}}, Attrs{2}},
             {"far tokens", {{.shape = {1, 3000, 16}, .differentiable = false}}, Attrs{2}}};
   }
 };

@@ -96,7 +96,7 @@ template <Math X, int DP, TokenPass P, int kPoly, bool kFast> __device__ __force
           load_token<X, DP>(y_words, y_rows().row(n) + column, here, a.D, t);
         }
         k[i].set_row(half, k_words), v[i].set_row(half, v_words), grad[i].set_row(half, g_words);
-        lse[i][half] = kLog2e * (kRing<X, DP> ? ring_lse[r + g] : here ? lse_rows[first + r] : 0.0f);  // 0 for padding
+        lse[i][half] = in_base_2(kRing<X, DP> ? ring_lse[r + g] : here ? lse_rows[first + r] : 0.0f);  // 0 for padding
         float gx[DP / 4], yx[DP / 4], dot = 0;
         unpack_row<X, DP>(g_words, gx), unpack_row<X, DP>(y_words, yx);
 #pragma unroll

@@ -70,7 +70,7 @@ __device__ __forceinline__ bool latent_block(const LatentArgs<X>& a) {
             load_latent<X, DP>(y, a.dz + bh * a.M * a.D, m, M, a.D, t, 1.0f);
 #pragma unroll
         for (int e = 0; e < DP / 4; ++e) eps = fmaf(x[e], y[e], eps);
-        const float lse = m < M ? kLog2e * a.lse_encode[bh * a.M + m] : 0.0f;
+        const float lse = m < M ? in_base_2(a.lse_encode[bh * a.M + m]) : 0.0f;
         float f = kHasRest<X> && m < M ? 1.0f / a.rest_encode[bh * a.M + m] : 1.0f;  // 2^-lse is 2^-rounded / rest
         if constexpr (!kSlow) f *= exp2_unit(-lse);
 #pragma unroll
@@ -139,7 +139,7 @@ __device__ __forceinline__ bool latent_block(const LatentArgs<X>& a) {
 #pragma unroll
       for (int c = 0; c < 2; ++c) {
         const float2 l = *reinterpret_cast<const float2*>(tile.lse + r + 8 * c + 2 * t);
-        init[c][0] = init[c][2] = -kLog2e * l.x, init[c][1] = init[c][3] = -kLog2e * l.y;
+        init[c][0] = init[c][2] = -in_base_2(l.x), init[c][1] = init[c][3] = -in_base_2(l.y);
       }
     };
     if constexpr (P == LatentPass::dq) {

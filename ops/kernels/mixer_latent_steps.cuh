@@ -314,12 +314,12 @@ __device__ __forceinline__ void dq_step(float (&acc)[MT][DP / 8][4], const Rows1
     if constexpr (!kSlow) {
       const int row = r + 8 * c + row_g;
       const float rest = kHasRest<X> ? __fdividef(1.0f, fmaxf(tile.rest[row], 1e-30f)) : 1.0f;
-      scale_cols(g[c], rest * exp2_unit(-kLog2e * tile.lse[row]));
+      scale_cols(g[c], rest * exp2_unit(-in_base_2(tile.lse[row])));
     }
     split_cols<false>(g[c]), split_cols<false>(v[c]);
 #pragma unroll
     for (int e = 0; e < 2; ++e) {
-      decode[c][e] = kLog2e * tile.lse[r + 8 * c + 2 * t + e], delta[c][e] = tile.delta[r + 8 * c + 2 * t + e];
+      decode[c][e] = in_base_2(tile.lse[r + 8 * c + 2 * t + e]), delta[c][e] = tile.delta[r + 8 * c + 2 * t + e];
       if constexpr (!kSlow) delta[c][e] *= f[2 * c + e] * exp2_unit(-decode[c][e]);
     }
   }

@@ -37,7 +37,7 @@ template <Math X, int DP, TokenPass P> __global__ void __launch_bounds__(kPackTh
     if (table <= 1) return a.scale * (table == 0 ? kLog2e : 1.0f) * q[m * a.D + d];
     if (table == 2) return z[m * a.D + d];
     const float x = kHasRest<X> ? dz[m * a.D + d] / a.rest_encode[bh * a.M + m] : dz[m * a.D + d];
-    return fast ? x * exp2f(-kLog2e * a.lse_encode[bh * a.M + m]) : x;
+    return fast ? x * exp2f(-in_base_2(a.lse_encode[bh * a.M + m])) : x;
   };
   uint32_t* out = a.tables + bh * kTables<P> * steps * kStep;
   for (int i = static_cast<int>(threadIdx.x); i < kTables<P> * 32 * W; i += kPackThreads) {
@@ -62,7 +62,7 @@ template <Math X, int DP, TokenPass P> __global__ void __launch_bounds__(kPackTh
   }
   if (P != TokenPass::decode && threadIdx.x < 16) {
     const int64_t m = 16 * step + threadIdx.x;
-    const float lse = m < a.M ? kLog2e * a.lse_encode[bh * a.M + m] : 0.0f;
+    const float lse = m < a.M ? in_base_2(a.lse_encode[bh * a.M + m]) : 0.0f;
     float eps = 0;
     for (int d = 0; m < a.M && d < a.D; ++d) eps = fmaf(z[m * a.D + d], dz[m * a.D + d], eps);
     if constexpr (kHasRest<X>) eps = m < a.M ? eps / a.rest_encode[bh * a.M + m] : 0.0f;

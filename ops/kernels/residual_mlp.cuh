@@ -139,7 +139,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
                        step < n - 1 ? Tile::kStride : Tile::kStrideDown);
   };
   if (!has_live_row<Tile>(first, args.rows, args.mask)) {
-    store_rows<Tile>(nullptr, args.y, first, args.rows);
+    store_rows<Tile>(nullptr, args.y, first, args.rows, nullptr, args.residual);
     return;
   }
   // In device memory they lie where the cotangents of the layer's sum will take their place.
@@ -215,7 +215,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
     for_column<Tile>(acc, at, nt,
                      [&](int row, int col, float v0, float v1, int) { store_pair(h + row * Tile::kStride + col, v0, v1); });
   __syncthreads();
-  store_rows<Tile>(h, args.y, first, args.rows);
+  store_rows<Tile>(h, args.y, first, args.rows, nullptr, args.residual);
 }
 
 }  // namespace flare

@@ -15,7 +15,7 @@ template <class T> struct ResidualMlpArgs {
   const float* bias[kMaxMlpLayers] = {};  // [C]
   const uint8_t* mask = nullptr;          // [rows] or null: rows of zeros in x, y and gy where it is 0
   T* y = nullptr;                         // [rows, C]: the result; backward: the gradient of x
-  const T* residual = nullptr;            // [rows, C] or null: added to the result, in the forward pass
+  const T* residual = nullptr;            // [rows, C] or null: added to y
   const T* gy = nullptr;                  // [rows, C]
   T* kept = nullptr;                      // [n_layers - 1, slot_rows, C]: what each layer after the first read
   T* cotangents = nullptr;  // [n_layers - 1, slot_rows, C]: of each layer's sum before its activation, but the last's, which is gy

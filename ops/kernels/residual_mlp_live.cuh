@@ -7,39 +7,57 @@ namespace flare {
 
 /// Tiles whose padding is known beforehand, a bit each; of larger arrays every tile counts as live.
 inline constexpr int kMlpLiveWords = 512;
-/// The tiles that have a live row, a bit each, found by all kThreads threads; a barrier must follow.
+/// Whether any of 16 rows from `first` on is live. `whole`: the mask's address is a multiple of 16.
+__device__ __forceinline__ bool any_live(int first, int rows, const uint8_t* mask, bool whole) {
+  if (whole && first + 16 <= rows) {
+    const uint4 v = *reinterpret_cast<const uint4*>(mask + first);
+    return (v.x | v.y | v.z | v.w) != 0;
+  }
+  bool live = false;
+  for (int r = first; r < min(first + 16, rows); ++r) live |= mask[r] != 0;
+  return live;
+}
+/// The tiles that have a live row, a bit each, found by all kThreads threads; a barrier must follow. A warp makes words, four loads
+/// of 8 tiles each.
 template <int kThreads>
-__device__ __forceinline__ void find_live_tiles(uint32_t* words, int64_t n_tiles, int64_t rows, const uint8_t* mask) {
-  const int n_words = static_cast<int>((n_tiles + 31) / 32);
+__device__ __forceinline__ void find_live_tiles(uint32_t* words, int n_tiles, int rows, const uint8_t* mask) {
+  static_assert(kWgmmaMlpRows == 64);
+  constexpr int kAtOnce = 3;
+  const int n_words = (n_tiles + 31) / 32, lane = threadIdx.x % 32;
   const bool whole = reinterpret_cast<uintptr_t>(mask) % 16 == 0;
-  for (int i = threadIdx.x; i < n_words * 32; i += kThreads) {
-    const int64_t first = int64_t{i} * kWgmmaMlpRows;
-    bool live = false;
-    if (whole && first + kWgmmaMlpRows <= rows) {
-      const uint4* p = reinterpret_cast<const uint4*>(mask + first);
+  for (int first = threadIdx.x / 32; first < n_words; first += kThreads / 32 * kAtOnce) {
+    bool live[kAtOnce][4];
 #pragma unroll
-      for (int c = 0; c < kWgmmaMlpRows / 16; ++c) {
-        const uint4 v = p[c];
-        live |= (v.x | v.y | v.z | v.w) != 0;
+    for (int i = 0; i < kAtOnce; ++i)
+#pragma unroll
+      for (int part = 0; part < 4; ++part)
+        live[i][part] = any_live((first + i * (kThreads / 32)) * 2048 + part * 512 + lane * 16, rows, mask, whole);
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      uint32_t word = 0;
+#pragma unroll
+      for (int part = 0; part < 4; ++part) {
+        uint32_t bits = __ballot_sync(0xffffffffu, live[i][part]);  // four lanes a tile
+        bits |= bits >> 1, bits |= bits >> 2, bits &= 0x11111111u;
+        bits |= bits >> 3, bits &= 0x03030303u, bits |= bits >> 6, bits &= 0x000f000fu, bits |= bits >> 12;
+        word |= (bits & 0xffu) << 8 * part;
       }
-    } else {
-      for (int r = 0; r < kWgmmaMlpRows && !live; ++r) live = is_live(first + r, rows, mask);
+      const int at = first + i * (kThreads / 32);
+      if (lane == 0 && at < n_words) words[at] = word;
     }
-    const uint32_t bits = __ballot_sync(0xffffffffu, live);
-    if (threadIdx.x % 32 == 0) words[i / 32] = bits;
   }
 }
 /// Counts through the live tiles; every warp for itself, in rising order.
 struct LiveTiles {
   const uint32_t* words;  // null: all tiles are live
-  int64_t n_tiles;
-  int base = 0;       // the first of the 32 words looked at
-  int64_t before = 0;  // live tiles in front of them
+  int n_tiles;
+  int base = 0;    // the first of the 32 words looked at
+  int before = 0;  // live tiles in front of them
 
   /// The k-th live tile, or n_tiles when there are fewer.
-  __device__ __forceinline__ int64_t find(int64_t k) {
+  __device__ __forceinline__ int find(int k) {
     if (!words) return k < n_tiles ? k : n_tiles;
-    const int n_words = static_cast<int>((n_tiles + 31) / 32), lane = threadIdx.x % 32;
+    const int n_words = (n_tiles + 31) / 32, lane = threadIdx.x % 32;
     for (; base < n_words; base += 32) {
       uint32_t word = base + lane < n_words ? words[base + lane] : 0;
       const int mine = __popc(word);
@@ -52,7 +70,7 @@ struct LiveTiles {
       const int all = __shfl_sync(0xffffffffu, up_to, 31);
       if (k < before + all) {
         const int owner = __ffs(__ballot_sync(0xffffffffu, before + up_to > k)) - 1;
-        int rank = static_cast<int>(k - before) - __shfl_sync(0xffffffffu, up_to - mine, owner);
+        int rank = k - before - __shfl_sync(0xffffffffu, up_to - mine, owner);
         word = __shfl_sync(0xffffffffu, word, owner);
         for (; rank > 0; --rank) word &= word - 1;
         return (base + owner) * 32 + __ffs(word) - 1;
@@ -62,14 +80,14 @@ struct LiveTiles {
     return n_tiles;
   }
   /// How many there are.
-  __device__ __forceinline__ int64_t count() const {
+  __device__ __forceinline__ int count() const {
     if (!words) return n_tiles;
-    const int n_words = static_cast<int>((n_tiles + 31) / 32), lane = threadIdx.x % 32;
+    const int n_words = (n_tiles + 31) / 32, lane = threadIdx.x % 32;
     int mine = 0;
     for (int i = lane; i < n_words; i += 32) mine += __popc(words[i]);
     return __reduce_add_sync(0xffffffffu, mine);
   }
-  __device__ __forceinline__ bool is_dead(int64_t tile) const { return words && !(words[tile / 32] >> tile % 32 & 1); }
+  __device__ __forceinline__ bool is_dead(int tile) const { return words && !(words[tile / 32] >> tile % 32 & 1); }
 };
 
 }  // namespace flare

@@ -12,18 +12,19 @@ inline constexpr int kMlpDwPanel = kWgmmaMlpRows * 64;  // 64 rows of 64 channel
 inline constexpr int kMlpDwBytes = kMlpDwStages * 4 * kMlpDwPanel * 2 + kMlpLiveWords * 4;
 
 /// Starts copying 64 rows of 128 channels into two panels, with zeros in place of rows that are not live.
-__device__ __forceinline__ void fetch_panels(bf16* to, const bf16* from, int64_t first, int64_t rows, const uint8_t* mask) {
+__device__ __forceinline__ void fetch_panels(bf16* to, const bf16* from, int first, int rows, const uint8_t* mask) {
   const int chunk = threadIdx.x % 16;
 #pragma unroll
   for (int r = 0; r < kWgmmaMlpRows; r += kMlpDwThreads / 16) {
     const int row = r + threadIdx.x / 16;
     const bool live = is_live(first + row, rows, mask);
     copy_async_16(to + chunk / 8 * kMlpDwPanel + tile_offset<64>(row, chunk % 8),
-                  live ? from + (first + row) * kMlpChannels + chunk * 8 : from, live);
+                  live ? from + int64_t{first + row} * kMlpChannels + chunk * 8 : from, live);
   }
 }
 
-/// Grid (chunks, layers). The steps with live rows are shared out evenly over the chunks. Warpgroup i makes rows 64 i to 64 i + 63 of
+/// Grid (chunks, layers). Neighbouring steps with live rows go to different blocks, from the last one back: those rows are the ones
+/// that the backward kernel wrote last, and so still in the second-level cache. Warpgroup i makes rows 64 i to 64 i + 63 of
 /// dw; the sums of the cotangents are added beside the products, a pair of columns and 16 rows a thread.
 __global__ void __launch_bounds__(kMlpDwThreads, 2)
     residual_mlp_weights_wgmma_kernel(const __grid_constant__ ResidualMlpArgs<bf16> args) {
@@ -34,30 +35,32 @@ __global__ void __launch_bounds__(kMlpDwThreads, 2)
   const int64_t slot = args.slot_rows * kMlpChannels;
   const bf16* cotangents = layer == n - 1 ? args.gy : args.cotangents + layer * slot;
   const bf16* reads = layer == 0 ? args.x : args.kept + (layer - 1) * slot;
-  LiveTiles tiles{nullptr, (args.rows + kWgmmaMlpRows - 1) / kWgmmaMlpRows};
+  const int rows = static_cast<int>(args.rows);
+  LiveTiles tiles{nullptr, (rows + kWgmmaMlpRows - 1) / kWgmmaMlpRows};
   if (args.mask && tiles.n_tiles <= 32 * kMlpLiveWords) {
-    find_live_tiles<kMlpDwThreads>(words, tiles.n_tiles, args.rows, args.mask);
+    find_live_tiles<kMlpDwThreads>(words, tiles.n_tiles, rows, args.mask);
     tiles.words = words;
     __syncthreads();
   }
-  const int64_t all = tiles.count(), begin = all * blockIdx.x / gridDim.x, end = all * (blockIdx.x + 1) / gridDim.x;
-  const auto fetch = [&](int64_t step) {
-    if (step < end) {
-      bf16* to = stages + (step - begin) % kMlpDwStages * (4 * kMlpDwPanel);
-      const int64_t first = tiles.find(step) * kWgmmaMlpRows;
-      fetch_panels(to, cotangents, first, args.rows, args.mask);
-      fetch_panels(to + 2 * kMlpDwPanel, reads, first, args.rows, args.mask);
+  const int chunks = gridDim.x, last = tiles.count() - 1 - static_cast<int>(blockIdx.x);
+  const int n_steps = last < 0 ? 0 : last / chunks + 1;
+  const auto fetch = [&](int step) {
+    if (step < n_steps) {
+      bf16* to = stages + step % kMlpDwStages * (4 * kMlpDwPanel);
+      const int first = LiveTiles(tiles).find(last - step * chunks) * kWgmmaMlpRows;
+      fetch_panels(to, cotangents, first, rows, args.mask);
+      fetch_panels(to + 2 * kMlpDwPanel, reads, first, rows, args.mask);
     }
     copy_async_commit();
   };
   float sums[2][32] = {}, ones[2] = {};
-  for (int i = 0; i < kMlpDwStages - 1; ++i) fetch(begin + i);
-  for (int64_t step = begin; step < end; ++step) {
+  for (int i = 0; i < kMlpDwStages - 1; ++i) fetch(i);
+  for (int step = 0; step < n_steps; ++step) {
     copy_async_wait<kMlpDwStages - 2>();
     fence_for_wgmma();
     __syncthreads();  // this step has come, and everyone is done with the one before
     fetch(step + kMlpDwStages - 1);
-    const bf16 *here = stages + (step - begin) % kMlpDwStages * (4 * kMlpDwPanel), *right = here + 2 * kMlpDwPanel;
+    const bf16 *here = stages + step % kMlpDwStages * (4 * kMlpDwPanel), *right = here + 2 * kMlpDwPanel;
     wgmma_fence();
 #pragma unroll
     for (int k = 0; k < kWgmmaMlpRows / 16; ++k)

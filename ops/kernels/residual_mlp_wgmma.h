@@ -6,8 +6,8 @@
 namespace flare {
 
 inline constexpr int kMlpChannels = 128;
-/// Warpgroups of a block, and rows that one takes at a time.
-inline constexpr int kWgmmaMlpGroups = 3, kWgmmaMlpRows = 64;
+/// Rows that a warpgroup takes at a time, and warpgroups of a block of the forward pass.
+inline constexpr int kWgmmaMlpRows = 64, kMlpForwardGroups = 3;
 
 /// Whether it serves the call: this program has its code, the device runs it, and there are enough rows to fill the GPU.
 bool has_residual_mlp_wgmma(const ResidualMlpArgs<bf16>& args);

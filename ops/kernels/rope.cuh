@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "core/dtype.h"
+#include "ops/kernels/vec.cuh"
 
 namespace flare {
 
@@ -19,17 +20,22 @@ static __global__ void rope_table_kernel(float* table, int64_t n_entries, int64_
   table[2 * e + 1] = static_cast<float>(s);
 }
 
-/// One thread turns one pair: reads and writes two neighbouring elements, the table comes from L2.
-template <class T>
-__global__ void rope_kernel(const T* x, const float* table, T* y, int64_t n_pairs, int64_t tokens, int64_t pairs_per_token,
-                            int64_t half) {
+/// One thread turns the pairs of kVec neighbouring elements of one head; the table comes from L2.
+template <int kVec, class T>
+__global__ void rope_kernel(const T* x, const float* table, T* y, int64_t n_packs, int64_t tokens, int64_t packs_per_token,
+                            int64_t packs_per_head) {
   const int64_t p = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (p >= n_pairs) return;
-  const int64_t token = p / pairs_per_token, i = (p - token * pairs_per_token) % half, n = token % tokens;
-  const float c = table[2 * (n * half + i)], s = table[2 * (n * half + i) + 1];
-  const float a = static_cast<float>(x[2 * p]), b = static_cast<float>(x[2 * p + 1]);
-  y[2 * p] = T(a * c - b * s);
-  y[2 * p + 1] = T(a * s + b * c);
+  if (p >= n_packs) return;
+  const int64_t token = p / packs_per_token, pack = (p - token * packs_per_token) % packs_per_head;
+  float v[kVec], turn[kVec];
+  load_vec<kVec>(x + p * kVec, v);
+  load_vec<kVec>(table + (token % tokens * packs_per_head + pack) * kVec, turn);
+#pragma unroll
+  for (int i = 0; i < kVec; i += 2) {
+    const float a = v[i], b = v[i + 1];
+    v[i] = a * turn[i] - b * turn[i + 1], v[i + 1] = a * turn[i + 1] + b * turn[i];
+  }
+  store_vec<kVec>(y + p * kVec, v);
 }
 
 }  // namespace flare
