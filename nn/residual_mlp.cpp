@@ -23,8 +23,8 @@ ResidualMlp::ResidualMlp(const ResidualMlpOptions& o, Rng& rng) : activation_(ac
   }
   input_residual_ = o.input_residual && o.in == o.hidden;
   output_residual_ = o.output_residual && o.hidden == o.out;
+  begins_square_ = o.in == o.hidden && o.activation == "gelu";
   ends_square_ = o.hidden == o.out && o.activation == "gelu";
-  is_square_ = ends_square_ && o.in == o.hidden;
   fc1_ = std::make_unique<Linear>(o.in, o.hidden, rng);
   add_child("fc1", *fc1_);
   for (int64_t i = 0; i < o.layers; ++i) {
@@ -38,19 +38,23 @@ ResidualMlp::ResidualMlp(const ResidualMlpOptions& o, Rng& rng) : activation_(ac
 Tensor ResidualMlp::forward(const Tensor& x, const Tensor& mask, const Tensor& residual) const {
   const auto added = [&](const Tensor& y) { return residual ? residual + y : y; };
   if (fc_) return added(input_residual_ ? x + fc_->forward(x) : fc_->forward(x));
-  const auto fused = [&](const Tensor& h, bool whole) {  // all layers, or those after fc1
+  const auto n_inner = static_cast<int64_t>(fcs_.size());
+  const auto fused = [&](const Tensor& h, bool first, bool last) {  // the inner layers as one op, with or without fc1 and fc2
     std::vector<Tensor> weights, biases;
     const auto add = [&](const Linear& fc) { weights.push_back(fc.weight()), biases.push_back(fc.bias()); };
-    if (whole) add(*fc1_);
+    if (first) add(*fc1_);
     for (const auto& fc : fcs_) add(*fc);
-    add(*fc2_);
-    return residual_mlp(h, weights, biases, mask, whole ? input_residual_ : true, output_residual_, residual);
+    if (last) add(*fc2_);
+    return residual_mlp(h, weights, biases, mask, {!first || input_residual_, !last || output_residual_, !last},
+                        last ? residual : Tensor());
   };
-  const auto n_after_first = static_cast<int64_t>(fcs_.size()) + 1;
-  if (is_square_ && residual_mlp_fusable(x, n_after_first + 1)) return fused(x, true);
+  if (begins_square_ && residual_mlp_fusable(x, n_inner + 1 + (ends_square_ ? 1 : 0))) {
+    const Tensor h = fused(x, true, ends_square_);
+    return ends_square_ ? h : fc2_->forward(h, residual);
+  }
   Tensor h = activation_(fc1_->forward(x));
   if (input_residual_) h = x + h;
-  if (ends_square_ && residual_mlp_fusable(h, n_after_first)) return fused(h, false);
+  if (ends_square_ && residual_mlp_fusable(h, n_inner + 1)) return fused(h, false, true);
   for (const auto& fc : fcs_) h = h + activation_(fc->forward(h));
   const Tensor y = fc2_->forward(h);
   return added(output_residual_ ? h + y : y);

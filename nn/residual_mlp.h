@@ -31,7 +31,7 @@ class ResidualMlp : public Module {
 
  private:
   Activation activation_;
-  bool input_residual_, output_residual_, is_square_ = false, ends_square_ = false;  // square layers can run as one op
+  bool input_residual_, output_residual_, begins_square_ = false, ends_square_ = false;  // square layers can run as one op
   std::unique_ptr<Linear> fc_, fc1_, fc2_;
   std::vector<std::unique_ptr<Linear>> fcs_;
 };

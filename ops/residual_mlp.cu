@@ -74,9 +74,6 @@ void residual_mlp_reduce_cuda(const float* dw_parts, const float* bias_parts, fl
 
 namespace {
 
-struct MlpAttrs {
-  bool input_residual = true, output_residual = true;
-};
 /// Inputs: x, weights…, biases…, mask (or undefined), residual (or undefined). The backward op has the cotangent of y for the last,
 /// and after it what to add to the gradient of x (or undefined).
 struct Layers {
@@ -113,18 +110,20 @@ void check_layers(const Layers& l, const char* who) {
     check(has_residual_mlp(x.dtype() == DType::bf16, c) && x.dtype() != DType::f64, who, ": no kernel for ", x.dtype(),
           " of width ", c);
 }
-bool is_residual(size_t layer, size_t n, const MlpAttrs& a) {
+bool is_residual(size_t layer, size_t n, const ResidualMlpAttrs& a) {
   return layer == 0 ? a.input_residual : layer + 1 < n || a.output_residual;
 }
 
+bool is_active(size_t layer, size_t n, const ResidualMlpAttrs& a) { return layer + 1 < n || a.last_activation; }
+
 /// The layers one by one: what the op is compared with, and what the CPU runs. `before`: takes a_l of each layer with an
 /// activation.
-template <class F> Tensor layer_by_layer(const Layers& l, const MlpAttrs& a, F&& before) {
+template <class F> Tensor layer_by_layer(const Layers& l, const ResidualMlpAttrs& a, F&& before) {
   Tensor h = l.x();
   for (size_t i = 0; i < l.n; ++i) {
     Tensor y = linear(h, l.weight(i), l.bias(i));
     before(h, y);
-    if (i + 1 < l.n) y = gelu(y);
+    if (is_active(i, l.n, a)) y = gelu(y);
     h = is_residual(i, l.n, a) ? h + y : y;
   }
   return h;
@@ -161,7 +160,7 @@ constexpr int64_t kMostBytesBeside = 32 << 20;  // of the layers' inputs: more o
 Tensor aligned(const Tensor& x) { return reinterpret_cast<uintptr_t>(x.raw()) % 16 == 0 ? x : clone(x); }
 
 /// The arguments both passes share; `held` keeps rounded weights and copies alive until the launch.
-template <class T> ResidualMlpArgs<T> args_of(const Layers& l, const MlpAttrs& a, std::vector<Tensor>& held) {
+template <class T> ResidualMlpArgs<T> args_of(const Layers& l, const ResidualMlpAttrs& a, std::vector<Tensor>& held) {
   ResidualMlpArgs<T> args;
   held.push_back(aligned(l.x()));
   args.x = held.back().data<T>();
@@ -174,7 +173,7 @@ template <class T> ResidualMlpArgs<T> args_of(const Layers& l, const MlpAttrs& a
   if (l.mask()) args.mask = l.mask().data<uint8_t>();
   args.rows = l.rows();
   args.n_layers = static_cast<int>(l.n), args.channels = static_cast<int>(l.channels());
-  args.input_residual = a.input_residual, args.output_residual = a.output_residual;
+  args.input_residual = a.input_residual, args.output_residual = a.output_residual, args.last_activation = a.last_activation;
   return args;
 }
 #endif
@@ -201,7 +200,7 @@ struct Workspace {
 struct ResidualMlpBackward {
   static constexpr const char* name = "residual_mlp_backward";
   static constexpr const char* not_differentiable = kFirstOrderOnly;
-  using Attrs = MlpAttrs;
+  using Attrs = ResidualMlpAttrs;
 
   static OutSpecs infer(Inputs in, const Attrs&) {
     const Layers l = layers_of(in);
@@ -214,12 +213,13 @@ struct ResidualMlpBackward {
     const DType param = param_dtype(l.x().dtype());
     return {{l.x().shape(), l.x().dtype()}, {{n, c, c}, param}, {{n, c}, param}};
   }
-  static int64_t workspace(Inputs in, const Attrs&) {
+  static int64_t workspace(Inputs in, const Attrs& a) {
     const Layers l = layers_of(in);
     if (l.rows() == 0) return 0;
     const Workspace space(l);
     const auto n = static_cast<int64_t>(l.n), c = l.channels();
-    return c * (2 * (n - 1) * space.slot_rows * size_of(l.x().dtype()) + n * space.n_chunks * c * 4);
+    const int64_t n_slots = 2 * (n - 1) + a.last_activation;
+    return c * (n_slots * space.slot_rows * size_of(l.x().dtype()) + n * space.n_chunks * c * 4);
   }
   static void forward_cpu(Inputs in, Outputs out, const Attrs& a) {
     const Layers l = layers_of(in);
@@ -232,7 +232,7 @@ struct ResidualMlpBackward {
     });
     Tensor g = masked_rows(l.gy(), l.mask()).viewed_as(flat);  // the cotangent of a layer's output
     for (size_t i = l.n; i-- > 0;) {
-      const Tensor da = i + 1 < l.n ? times_gelu_slope(g, sums[i]) : g;
+      const Tensor da = is_active(i, l.n, a) ? times_gelu_slope(g, sums[i]) : g;
       const auto at = static_cast<int64_t>(i);
       copy(matmul_unrounded(da, reads[i], true, false), out[1].view({c, c}, {c, 1}, at * c * c));
       copy(column_sum(da), out[2].view({c}, {1}, at * c));
@@ -264,7 +264,7 @@ struct ResidualMlpBackward {
       args.y = out[0].data<T>();
       args.slot_rows = space.slot_rows, args.chunk_rows = space.chunk_rows;
       const Tensor kept = Tensor::empty(Shape{n - 1, space.slot_rows, c}, dtype_of<T>, Device::cuda);
-      const Tensor cotangents = Tensor::empty(Shape{n - 1, space.slot_rows, c}, dtype_of<T>, Device::cuda);
+      const Tensor cotangents = Tensor::empty(Shape{args.n_active(), space.slot_rows, c}, dtype_of<T>, Device::cuda);
       const Tensor bias_parts = Tensor::empty(Shape{space.n_chunks, n, c}, DType::f32, Device::cuda);
       const Tensor dw_parts = Tensor::empty(Shape{n, space.n_chunks, c, c}, DType::f32, Device::cuda);
       args.kept = kept.data<T>(), args.cotangents = cotangents.data<T>();
@@ -298,7 +298,7 @@ FLARE_REGISTER_OP(ResidualMlpBackward);
 
 struct ResidualMlp {
   static constexpr const char* name = "residual_mlp";
-  using Attrs = MlpAttrs;
+  using Attrs = ResidualMlpAttrs;
   static constexpr Keep keeps = Keep::inputs;
   static constexpr bool adds = true;  // a mixer's keys and values read the same tensor
 
@@ -390,20 +390,24 @@ struct ResidualMlp {
             mlp("many rows, width 128", {20001, 128}, 3, {true, false}, false),
             mlp("five layers, many rows, width 128, masked", {3, 5700, 128}, 5, {}, false, true),
             mlp("six layers, many rows, width 128, no residuals", {17001, 128}, 6, {false, false}, false),
+            mlp("last layer activated", {3, 64}, 2, {true, true, true}, true),
+            mlp("last layer activated, no residual there", {2, 64}, 3, {true, false, true}, true),
+            mlp("last layer activated, many rows, masked", {3, 6000, 128}, 3, {true, true, true}, false, true),
+            mlp("last layer activated, many rows, width 64", {9000, 64}, 4, {false, true, true}, false),
             mlp("eight layers", {130, 64}, 8, {false, true}, false)};
   }
 };
 FLARE_REGISTER_OP(ResidualMlp);
 
 Tensor residual_mlp(const Tensor& x, const std::vector<Tensor>& weights, const std::vector<Tensor>& biases, const Tensor& mask,
-                    bool input_residual, bool output_residual, const Tensor& residual) {
+                    const ResidualMlpAttrs& attrs, const Tensor& residual) {
   check(weights.size() == biases.size(), "residual_mlp: ", weights.size(), " weights and ", biases.size(), " biases");
   std::vector<Tensor> in{x};
   in.insert(in.end(), weights.begin(), weights.end());
   in.insert(in.end(), biases.begin(), biases.end());
   in.push_back(mask);
   in.push_back(residual);
-  return apply<ResidualMlp>(std::move(in), {input_residual, output_residual});
+  return apply<ResidualMlp>(std::move(in), attrs);
 }
 
 bool residual_mlp_fusable(const Tensor& x, int64_t n_layers) {

@@ -29,7 +29,7 @@ template <int kGroups> LaunchShape shape_of(const ResidualMlpArgs<bf16>& args, i
 }
 template <int kGroups> void run_backward(const ResidualMlpArgs<bf16>& args, const Stream& stream) {
   const int64_t layers = layer_bytes(args.n_layers), room = (kSharedLimit - layers) / (kGroups * kMlpSlopeBytes);
-  const int shared_slopes = static_cast<int>(std::min<int64_t>(room, args.n_layers - 1));
+  const int shared_slopes = static_cast<int>(std::min<int64_t>(room, args.n_active()));
   launch("residual_mlp backward", residual_mlp_backward_wgmma_kernel<kGroups>,
          shape_of<kGroups>(args, layers + shared_slopes * kGroups * kMlpSlopeBytes), stream, args, shared_slopes);
 }

@@ -121,6 +121,6 @@ TEST_CASE("residual mlp: the module's plain layers and the op agree") {
     REQUIRE(weights.size() == 3);
     // Registration order is fc1, fcs.0, fc2.
     const std::vector<double> plain = mlp.forward(x).to_vector();
-    CHECK(worst_relative(residual_mlp(x, weights, biases, {}, residuals, residuals).to_vector(), plain) < 1e-6);
+    CHECK(worst_relative(residual_mlp(x, weights, biases, {}, {residuals, residuals}).to_vector(), plain) < 1e-6);
   }
 }

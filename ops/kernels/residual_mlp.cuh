@@ -111,7 +111,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
 #pragma unroll
     for (int nt = 0; nt < Tile::kNT; ++nt) {
       for_column<Tile>(acc, at, nt, [&](int row, int col, float v0, float v1, int) {
-        if (!last) v0 = MlpGelu<T>(v0).value, v1 = MlpGelu<T>(v1).value;
+        if (layer < args.n_active()) v0 = MlpGelu<T>(v0).value, v1 = MlpGelu<T>(v1).value;
         T* mine = h + row * Tile::kStride + col;
         const float2 before = residual ? load_pair(mine) : float2{0, 0};
         store_pair(mine, before.x + v0, before.y + v1);
@@ -131,12 +131,13 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
   T* slopes_kept = h + Tile::kRows * Tile::kStride;
   const MlpPlace<Tile> at;
   const int64_t first = static_cast<int64_t>(blockIdx.x) * Tile::kRows, slot = args.slot_rows * Tile::kC;
-  const int n = args.n_layers;
-  // Steps 0 to n-2 run layers 0 to n-2 again; steps n-1 to 2n-2 go back through layers n-1 to 0.
+  const int n = args.n_layers, n_active = args.n_active();
+  // Steps below n_active run the layers with activations again; n more go back through layers n-1 to 0.
   const auto fetch_for = [&](int step) {
-    if (step > 2 * n - 2) return copy_async_commit();
-    fetch_weight<Tile>(weights + step % Tile::kBuffers * Tile::kWeightElements, args.w[step < n ? step : 2 * n - 2 - step],
-                       step < n - 1 ? Tile::kStride : Tile::kStrideDown);
+    const bool again = step < n_active;
+    if (step >= n_active + n) return copy_async_commit();
+    fetch_weight<Tile>(weights + step % Tile::kBuffers * Tile::kWeightElements, args.w[again ? step : n_active + n - 1 - step],
+                       again ? Tile::kStride : Tile::kStrideDown);
   };
   if (!has_live_row<Tile>(first, args.rows, args.mask)) {
     store_rows<Tile>(nullptr, args.y, first, args.rows, nullptr, args.residual);
@@ -150,7 +151,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
   fetch_rows<Tile>(h, args.x, first, args.rows, args.mask);
   for (int step = 0; step < Tile::kFetched; ++step) fetch_for(step);
   MlpBias<Tile> bias;
-  for (int layer = 0; layer < n - 1; ++layer) {
+  for (int layer = 0; layer < n_active; ++layer) {
     copy_async_wait<Tile::kFetched - 1>();
     __syncthreads();
     if (Tile::kBuffers > 1) fetch_for(layer + Tile::kFetched);
@@ -159,7 +160,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
     mlp_product<Tile, false>(acc, h, weights + layer % Tile::kBuffers * Tile::kWeightElements, at);
     __syncthreads();
     if (Tile::kBuffers == 1) fetch_for(layer + 1);
-    const bool residual = layer > 0 || args.input_residual;
+    const bool residual = layer > 0 || args.input_residual;  // what the last layer makes is not read
     T* slopes_at = slopes_of(layer);
 #pragma unroll
     for (int nt = 0; nt < Tile::kNT; ++nt) {
@@ -175,25 +176,30 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
     }
   }
   __syncthreads();
-  store_rows<Tile>(h, args.kept + (n - 2) * slot, first, args.rows);
+  if (n_active < n) store_rows<Tile>(h, args.kept + (n - 2) * slot, first, args.rows);
   __syncthreads();
   fetch_rows<Tile>(h, args.gy, first, args.rows, args.mask);
   copy_async_wait<0>();
   __syncthreads();
 #pragma unroll
-  for (int nt = 0; nt < Tile::kNT; ++nt)
-    for_column<Tile>(acc, at, nt, [&](int row, int col, float& v0, float& v1, int) {
-      const float2 g = load_pair(h + row * Tile::kStride + col);
+  for (int nt = 0; nt < Tile::kNT; ++nt) {
+    MlpSlopes<Tile> slopes;
+    if (n_active == n) slopes.load(slopes_of(n - 1), nt);
+    for_column<Tile>(acc, at, nt, [&](int row, int col, float& v0, float& v1, int pair) {
+      T* mine = h + row * Tile::kStride + col;
+      const float2 g = load_pair(mine);
       v0 = g.x, v1 = g.y;
+      if (n_active == n) store_pair(mine, g.x * slopes.get(pair).x, g.y * slopes.get(pair).y);
     });
+  }
   if (!args.output_residual) clear<Tile>(acc);
   for (int layer = n - 1; layer >= 0; --layer) {
     // Here h holds the cotangent of this layer's sum, and acc what reaches the layer's input past the layer.
-    const int step = 2 * n - 2 - layer;
+    const int step = n_active + n - 1 - layer;
     copy_async_wait<Tile::kFetched - 1>();
     __syncthreads();
     if (Tile::kBuffers > 1) fetch_for(step + Tile::kFetched);
-    if (layer < n - 1) store_rows<Tile>(h, args.cotangents + layer * slot, first, args.rows);
+    if (layer < n_active) store_rows<Tile>(h, args.cotangents + layer * slot, first, args.rows);
     mlp_product<Tile, true>(acc, h, weights + step % Tile::kBuffers * Tile::kWeightElements, at);
     __syncthreads();
     if (Tile::kBuffers == 1) fetch_for(step + 1);

@@ -42,12 +42,15 @@ template <int kHalf, class F> __device__ __forceinline__ void for_pairs(MlpSums&
   for_pairs_of<4 * kHalf, 4 * kHalf + 4>(s, f);
 }
 template <class F> __device__ __forceinline__ void for_pairs(MlpSums& s, F f) { for_pairs_of<0, 8>(s, f); }
-/// The same, and then(j) once the pairs of products 2j and 2j + 1, which fill 16 bytes of each row, are done.
-template <class F, class Then> __device__ __forceinline__ void for_groups(MlpSums& s, F f, Then then) {
-  for_pairs_of<0, 2>(s, f), then(std::integral_constant<int, 0>{});
-  for_pairs_of<2, 4>(s, f), then(std::integral_constant<int, 1>{});
-  for_pairs_of<4, 6>(s, f), then(std::integral_constant<int, 2>{});
-  for_pairs_of<6, 8>(s, f), then(std::integral_constant<int, 3>{});
+/// The same with first(j) before and then(j) after the pairs of products 2j and 2j + 1, which fill 16 bytes of each row.
+template <class First, class F, class Then> __device__ __forceinline__ void for_groups(MlpSums& s, First first, F f, Then then) {
+  const auto group = [&](auto j) {
+    first(j);
+    for_pairs_of<2 * j.value, 2 * j.value + 2>(s, f);
+    then(j);
+  };
+  group(std::integral_constant<int, 0>{}), group(std::integral_constant<int, 1>{});
+  group(std::integral_constant<int, 2>{}), group(std::integral_constant<int, 3>{});
 }
 
 inline constexpr int kNoLimit = 0x7fffffff;  // of rows: those of the backward pass's own arrays are whole tiles
@@ -61,18 +64,18 @@ struct MlpRowPlace {
   }
   __device__ __forceinline__ int64_t at(int r) const { return int64_t{row + 8 * r} * kMlpChannels + threadIdx.x % 4 * 8; }
 };
-/// The rows below `rows`, live or not.
-__device__ __forceinline__ void load_all_rows(MlpRows& h, const bf16* from, const MlpRowPlace& place, int rows) {
+/// Channels 32j to 32j + 31 of the rows below `rows`, live or not.
+template <int j> __device__ __forceinline__ void load_group(MlpRows& h, const bf16* from, const MlpRowPlace& place, int rows) {
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     const bool there = place.row + 8 * r < rows;
-    const uint4* p = reinterpret_cast<const uint4*>(from + (there ? place.at(r) : 0));
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      const uint4 v = p[4 * j];
-      h.word(2 * j, 0, r) = v.x, h.word(2 * j, 1, r) = v.y, h.word(2 * j + 1, 0, r) = v.z, h.word(2 * j + 1, 1, r) = v.w;
-    }
+    const uint4 v = *reinterpret_cast<const uint4*>(from + (there ? place.at(r) : 0) + 32 * j);
+    h.word(2 * j, 0, r) = v.x, h.word(2 * j, 1, r) = v.y, h.word(2 * j + 1, 0, r) = v.z, h.word(2 * j + 1, 1, r) = v.w;
   }
+}
+__device__ __forceinline__ void load_all_rows(MlpRows& h, const bf16* from, const MlpRowPlace& place, int rows) {
+  load_group<0>(h, from, place, rows), load_group<1>(h, from, place, rows);
+  load_group<2>(h, from, place, rows), load_group<3>(h, from, place, rows);
 }
 __device__ __forceinline__ void clear_dead(MlpRows& h, const MlpRowPlace& place) {
 #pragma unroll

@@ -26,7 +26,7 @@ template <class T_, int Channels, int Rows, int WarpRows, int WarpCols, int Buff
   static constexpr int kStride = Channels + kVec, kStrideDown = Channels + 8;
   static constexpr int kWeightElements = Channels * kStrideDown;
   static constexpr int64_t kForwardBytes = int64_t{sizeof(T)} * (Buffers * kWeightElements + Rows * kStride);
-  static constexpr int64_t kSlopeBytes = kAhead ? int64_t{sizeof(T)} * (kMaxMlpLayers - 1) * Rows * Channels : 0;
+  static constexpr int64_t kSlopeBytes = kAhead ? int64_t{sizeof(T)} * kMaxMlpLayers * Rows * Channels : 0;
   static constexpr int64_t kBackwardBytes = kForwardBytes + kSlopeBytes;
   static_assert(kMT >= 1 && kNT >= 1 && (!kBf16 || kNT % 2 == 0) && kWeightElements % kVec == 0);
 };

@@ -94,7 +94,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 2)
   const int row0 = blockIdx.z / (Tile::kC / Tile::kSide) * Tile::kSide, col0 = blockIdx.z % (Tile::kC / Tile::kSide) * Tile::kSide;
   const int64_t slot = args.slot_rows * Tile::kC, begin = blockIdx.x * args.chunk_rows;
   const int64_t end = begin + args.chunk_rows < args.rows ? begin + args.chunk_rows : args.rows;
-  const T* cotangents = layer == n - 1 ? args.gy : args.cotangents + layer * slot;
+  const T* cotangents = layer >= args.n_active() ? args.gy : args.cotangents + layer * slot;
   const T* reads = layer == 0 ? args.x : args.kept + (layer - 1) * slot;
   const int n_steps = static_cast<int>((end - begin + Tile::kStep - 1) / Tile::kStep);
   const bool skips = args.mask && n_steps <= Tile::kMostSteps;

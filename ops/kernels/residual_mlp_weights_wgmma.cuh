@@ -33,7 +33,7 @@ __global__ void __launch_bounds__(kMlpDwThreads, 2)
   uint32_t* words = reinterpret_cast<uint32_t*>(stages + kMlpDwStages * 4 * kMlpDwPanel);
   const int layer = blockIdx.y, n = args.n_layers, group = threadIdx.x / 128, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int64_t slot = args.slot_rows * kMlpChannels;
-  const bf16* cotangents = layer == n - 1 ? args.gy : args.cotangents + layer * slot;
+  const bf16* cotangents = layer >= args.n_active() ? args.gy : args.cotangents + layer * slot;
   const bf16* reads = layer == 0 ? args.x : args.kept + (layer - 1) * slot;
   const int rows = static_cast<int>(args.rows);
   LiveTiles tiles{nullptr, (rows + kWgmmaMlpRows - 1) / kWgmmaMlpRows};

@@ -22,8 +22,8 @@ __global__ void __launch_bounds__(128 * kMlpForwardGroups, 1)
     for (int layer = 0; layer < args.n_layers; ++layer) {
       start_with_bias(sums, work.biases + layer * kMlpChannels);
       start_product<false>(sums, h, work.weight(layer));
-      const bool last = layer == args.n_layers - 1;
-      const bool keeps = layer == 0 ? args.input_residual : !last || args.output_residual;
+      const bool linear = layer >= args.n_active();
+      const bool keeps = layer == 0 ? args.input_residual : layer < args.n_layers - 1 || args.output_residual;
       const auto activate = [&](int k, int p, int r, float& a, float& b) {
         const uint32_t before = keeps ? h.word(k, p, r) : 0;
         a = MlpGelu<bf16>(a).value + bf16_low(before), b = MlpGelu<bf16>(b).value + bf16_high(before);
@@ -33,12 +33,12 @@ __global__ void __launch_bounds__(128 * kMlpForwardGroups, 1)
         a += bf16_low(before), b += bf16_high(before);
       };
       await_half<0>(sums, h);
-      if (last)
+      if (linear)
         for_pairs<0>(sums, add);
       else
         for_pairs<0>(sums, activate);
       await_half<1>(sums, h);
-      if (last)
+      if (linear)
         for_pairs<1>(sums, add);
       else
         for_pairs<1>(sums, activate);
@@ -76,14 +76,17 @@ template <int kGroups> struct MlpSlopePlace {
 #pragma unroll
     for (int k = 2 * j; k < 2 * j + 2; ++k) to[128 * k] = {s.h[k][0], s.h[k][1], s.h[k][2], s.h[k][3]};
   }
-  __device__ __forceinline__ void load(MlpRows& s, int layer, const MlpRowPlace& place) const {
-    if (layer >= shared_layers) return load_all_rows(s, cotangents + layer * slot, place, kNoLimit);
+  template <int j> __device__ __forceinline__ void load(MlpRows& s, int layer, const MlpRowPlace& place) const {
+    if (layer >= shared_layers) return load_group<j>(s, cotangents + layer * slot, place, kNoLimit);
     const uint4* from = unit(layer);
 #pragma unroll
-    for (int k = 0; k < 8; ++k) {
+    for (int k = 2 * j; k < 2 * j + 2; ++k) {
       const uint4 v = from[128 * k];
       s.h[k][0] = v.x, s.h[k][1] = v.y, s.h[k][2] = v.z, s.h[k][3] = v.w;
     }
+  }
+  __device__ __forceinline__ void load_all(MlpRows& s, int layer, const MlpRowPlace& place) const {
+    load<0>(s, layer, place), load<1>(s, layer, place), load<2>(s, layer, place), load<3>(s, layer, place);
   }
 
  private:
@@ -101,7 +104,7 @@ __global__ void __launch_bounds__(128 * kGroups, 1)
 #if FLARE_HAS_WGMMA
   constexpr bool kRoom = kGroups < 3;
   MlpWork<kGroups> work(args);
-  const int n = args.n_layers;
+  const int n = args.n_layers, n_active = args.n_active();
   const int64_t slot = args.slot_rows * kMlpChannels;
   const MlpSlopePlace<kGroups> slope_place{work.rest, shared_slopes, args.cotangents, slot};
   work.template for_live<kRoom>([&](int tile, int next) {
@@ -115,7 +118,7 @@ __global__ void __launch_bounds__(128 * kGroups, 1)
       const bool keeps = layer > 0 || args.input_residual;
       await_both(sums, h);
       for_groups(
-          sums,
+          sums, [](auto) {},
           [&](int k, int p, int r, float a, float b) {
             uint32_t& word = h.word(k, p, r);
             const uint32_t before = keeps ? word : 0;
@@ -125,16 +128,16 @@ __global__ void __launch_bounds__(128 * kGroups, 1)
           },
           [&](auto j) {
             store(slopes, j);
-            store_group<j.value>(h, args.kept + layer * slot, place, kNoLimit);
+            if (layer < n - 1) store_group<j.value>(h, args.kept + layer * slot, place, kNoLimit);
           });
     };
-    for (int layer = 0; layer < n - 1 - kRoom; ++layer) {
+    for (int layer = 0; layer < n_active - kRoom; ++layer) {
       MlpRows slopes;
       forward(layer, slopes, [&](MlpRows& s, auto j) { slope_place.template store<j.value>(s, layer, place); });
     }
     if (kRoom) {
       prefetch_rows(args.gy, tile, work.rows);
-      forward(n - 2, last_slopes, [](MlpRows&, auto) {});
+      forward(n_active - 1, last_slopes, [](MlpRows&, auto) {});
     }
     // From here on h is the cotangent of a layer's sum, and sums what reaches the layer's input past the layer.
     load_rows(h, args.gy, place, work.rows);
@@ -142,6 +145,19 @@ __global__ void __launch_bounds__(128 * kGroups, 1)
       const uint32_t g = args.output_residual ? h.word(k, p, r) : 0;
       a = bf16_low(g), b = bf16_high(g);
     });
+    const bool kept_last = kRoom && n_active < n;  // the last slopes are those of layer n - 2, which the loop wants first
+    if (n_active == n)
+      for_groups(
+          sums,
+          [&](auto j) {
+            if (!kRoom) slope_place.template load<j.value>(last_slopes, n - 1, place);
+          },
+          [&](int k, int p, int r, float, float) {
+            const uint32_t s = last_slopes.word(k, p, r);
+            uint32_t& g = h.word(k, p, r);
+            g = pack_bf16(bf16_low(g) * bf16_low(s), bf16_high(g) * bf16_high(s));
+          },
+          [&](auto j) { store_group<j.value>(h, args.cotangents + (n - 1) * slot, place, kNoLimit); });
     const auto back = [&](int layer, MlpRows& slopes, auto load) {
       start_product<true>(sums, h, work.weight(layer));
       if (kRoom) load();
@@ -154,10 +170,10 @@ __global__ void __launch_bounds__(128 * kGroups, 1)
       store_rows(h, args.cotangents + (layer - 1) * slot, place, kNoLimit);
       if (layer == 1 && !args.input_residual) for_pairs(sums, [](int, int, int, float& a, float& b) { a = b = 0; });
     };
-    if (kRoom) back(n - 1, last_slopes, [] {});
-    for (int layer = n - 1 - kRoom; layer > 0; --layer) {
+    if (kept_last) back(n - 1, last_slopes, [] {});
+    for (int layer = n - 1 - kept_last; layer > 0; --layer) {
       MlpRows slopes;
-      back(layer, slopes, [&] { slope_place.load(slopes, layer - 1, place); });
+      back(layer, slopes, [&] { slope_place.load_all(slopes, layer - 1, place); });
     }
     if (kRoom) prefetch_rows(args.x, next, work.rows);
     start_product<true>(sums, h, work.weight(0));
