@@ -62,7 +62,7 @@ struct ModelConfig {
     f("norm", norm, "normalisation: layer or rms");
     f("init_gain", init_gain, "weights of linear layers start as N(0, gain²/inputs); 0: N(0, 0.02²), FLARE.py's");
     f("embedding_std", embedding_std, "standard deviation of token and position embeddings at the start");
-    f("position", position, "position embedding of sequences: learned, sinusoidal, rope, none");
+    f("position", position, "position embedding of sequences: learned, sinusoidal, grid (of square pictures), rope, none");
     f("pool", pool, "how a sequence becomes one vector: mean, max, cls");
     f("head", head, "classifier: linear, or mlp (linear, GELU, linear)");
     f("io_layers", io_layers, "inner layers of a PDE operator's input and output MLPs");

@@ -1,6 +1,7 @@
 #include "nn/embedding.h"
 
 #include <cmath>
+#include <numbers>
 
 #include "nn/dropout.h"
 #include "ops/cast.h"
@@ -40,6 +41,21 @@ Tensor sinusoids(int64_t n, int64_t channels) {
     }
   return Tensor::from(table, {n, channels});
 }
+
+/// The row's waves in the first half of the channels, the column's in the second: from a quarter turn a pixel to half a turn a side
+Tensor grid_waves(int64_t side, int64_t channels) {
+  const int64_t half = channels / 2, waves = half / 2;
+  const double fastest = std::numbers::pi / 2, slowest = std::numbers::pi / static_cast<double>(side);
+  std::vector<float> table(static_cast<size_t>(side * side * channels));
+  for (int64_t p = 0; p < side * side; ++p)
+    for (int64_t c = 0; c < channels; ++c) {
+      const auto place = static_cast<double>(c < half ? p / side : p % side);
+      const double share = waves > 1 ? static_cast<double>(c % half / 2) / static_cast<double>(waves - 1) : 0;
+      const double angle = place * fastest * std::pow(slowest / fastest, share);
+      table[static_cast<size_t>(p * channels + c)] = static_cast<float>(c % 2 ? std::cos(angle) : std::sin(angle));
+    }
+  return Tensor::from(table, {side * side, channels});
+}
 }  // namespace
 
 PositionEmbedding::PositionEmbedding(const std::string& kind, int64_t max_length, int64_t channels, Rng& rng)
@@ -49,9 +65,15 @@ PositionEmbedding::PositionEmbedding(const std::string& kind, int64_t max_length
     add_child("pe", pe_);
     pe_.make_learned(max_length, channels, rng);
   } else {
-    check<ConfigError>(channels % 2 == 0, "position: sinusoidal needs an even number of channels, got ", channels);
-    add_parameter("pos_scale", pos_scale_, Tensor::full({}, 1.0 / std::sqrt(static_cast<double>(channels)), DType::f32), false);
-    waves_ = sinusoids(max_length, channels);
+    const bool grid = kind == "grid";
+    const auto side = static_cast<int64_t>(std::lround(std::sqrt(static_cast<double>(max_length))));
+    check<ConfigError>(channels % (grid ? 4 : 2) == 0, "position: ", kind, " needs ",
+                       grid ? "a multiple of four" : "an even number of", " channels, got ", channels);
+    check<ConfigError>(!grid || side * side == max_length, "position: grid needs the pixels of a square and no class token, got ",
+                       max_length, " tokens");
+    const double scale = grid ? 0.02 * std::numbers::sqrt2 : 1.0 / std::sqrt(static_cast<double>(channels));
+    add_parameter("pos_scale", pos_scale_, Tensor::full({}, scale, DType::f32), false);
+    waves_ = grid ? grid_waves(side, channels) : sinusoids(max_length, channels);
   }
 }
 

@@ -29,7 +29,9 @@ class TokenEmbedding : public Module {
 
 /// pos_emb: a vector per position.  forward(n): [n, C] of ctx.dtype on the parameters' device; ShapeError when n exceeds
 /// max_length. learned: weight `pe.weight` [max_length, C]. sinusoidal: pos_scale · (sin, cos interleaved), where the scalar
-/// `pos_scale` is learned from C^-1/2. Source: Vaswani et al., arXiv 1706.03762, section 3.5.
+/// `pos_scale` is learned from C^-1/2. Source: Vaswani et al., arXiv 1706.03762, section 3.5. grid: the same of a square picture,
+/// whose row has the first half of the channels and whose column the second, with periods from 4 pixels to twice the side; its
+/// root mean square starts as that of the learned ones does.
 class PositionEmbedding : public Module {
  public:
   PositionEmbedding(const std::string& kind, int64_t max_length, int64_t channels, Rng& rng);
@@ -46,8 +48,8 @@ class PositionEmbedding : public Module {
   bool learned_;
   int64_t max_length_;
   Table pe_;          // learned
-  Tensor pos_scale_;  // sinusoidal: []
-  Tensor waves_;      // sinusoidal: [max_length, C], constant, follows the parameters' device and dtype
+  Tensor pos_scale_;  // sinusoidal, grid: []
+  Tensor waves_;      // sinusoidal, grid: [max_length, C], constant, follows the parameters' device and dtype
 };
 
 }  // namespace flare

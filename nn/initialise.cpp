@@ -20,6 +20,7 @@ void initialise(Module& model, const ModelConfig& config) {
   check<ConfigError>(config.init_gain >= 0, "model.init_gain: ", config.init_gain, " is negative");
   check<ConfigError>(config.embedding_std > 0, "model.embedding_std: ", config.embedding_std, " must be above 0");
   for (const Parameter& p : model.parameters()) {
+    if (config.position == "grid" && p.name.ends_with("pos_scale")) scale(p.value, config.embedding_std / kDrawn);
     if (p.value.ndim() != 2 || !p.name.ends_with(".weight")) continue;
     if (p.name.ends_with("token_embed.weight") || p.name.ends_with("pe.weight"))
       scale(p.value, config.embedding_std / kDrawn);

@@ -240,7 +240,7 @@ TEST_CASE("completion: bash offers commands, options, choices, names, keys and f
   }
   CHECK(complete(scratch, {"flare", "data", "generate", ""}) == generated);
   CHECK(complete(scratch, {"flare", "data", "prepare", ""}) == prepared);
-  CHECK(complete(scratch, {"flare", "data", "generate", "pathfinder", "--set", ""}) == Words{"size="});
+  CHECK(complete(scratch, {"flare", "data", "generate", "pathfinder", "--set", ""}) == Words{"size=", "segments=", "shortest="});
   CHECK(complete(scratch, {"flare", "data", "generate", "--set", "min"}) == Words{});  // of no data set yet
 
   Words keys;

@@ -170,7 +170,10 @@ TEST_CASE("lra: what is missing is named, and how to get it") {
   check_failure(missing("image"), 3, {"flare data prepare image --source DIR --out data/image"});
   check_failure(missing("retrieval"), 3, {"flare data prepare retrieval --source DIR --out data/retrieval"});
   check_failure(missing("excerpts"), 3, {"flare data generate excerpts --set source=DIR --seed 0 --out data/excerpts"});
-  check_failure(missing("pathfinder32"), 3, {"flare data generate pathfinder --set size=32 --seed 0 --out data/pathfinder32"});
+  check_failure(missing("pathfinder32"), 3,
+                {"flare data generate pathfinder --set size=32 --seed 0 --train 2000000 --out data/pathfinder32-2m"});
+  check_failure(missing("pathfinder32-published"), 3,
+                {"flare data generate pathfinder --set size=32 --seed 0 --out data/pathfinder32"});
   check_failure(missing("pathfinder128"), 3, {"flare data generate pathfinder --set size=128 --seed 0 --out data/pathfinder128"});
   check_failure(scratch.run({"data", "prepare", "text", "--source", ".", "--out", "data"}), 3,
                 {"not found: train/neg, train/pos, test/neg, test/pos", "12500 files", "aclImdb_v1.tar.gz"});

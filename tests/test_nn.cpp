@@ -4,6 +4,7 @@
 #include <map>
 #include <set>
 
+#include "autograd/node.h"
 #include "nn/checkpoint.h"
 #include "nn/models/lra_classifier.h"
 #include "nn/models/pde_operator.h"
@@ -254,4 +255,49 @@ TEST_CASE("initialise: linear layers and embeddings take the spread asked for, t
   CHECK(n_linear == 2 * (5 + 5 + 1 + 5) + 1);
   wide.init_gain = -1;
   CHECK_THROWS_WITH_AS(weights(wide), "model.init_gain: -1 is negative", ConfigError);
+}
+
+TEST_CASE("grid positions: the row in one half of the channels, the column in the other, any two pixels apart") {
+  constexpr int64_t kSide = 8, kChannels = 16, kHalf = kChannels / 2;
+  Rng rng(1);
+  PositionEmbedding grid("grid", kSide * kSide, kChannels, rng);
+  Context ctx;
+  const std::vector<double> p = grid.forward(kSide * kSide, ctx).to_vector();
+  const auto at = [&](int64_t y, int64_t x, int64_t c) { return p[static_cast<size_t>((y * kSide + x) * kChannels + c)]; };
+  const auto apart = [&](int64_t y, int64_t x, int64_t v, int64_t u) {
+    double sum = 0;
+    for (int64_t c = 0; c < kChannels; ++c) sum += std::pow(at(y, x, c) - at(v, u, c), 2);
+    return std::sqrt(sum);
+  };
+  double square = 0, least = 1e9;
+  for (int64_t y = 0; y < kSide; ++y)
+    for (int64_t x = 0; x < kSide; ++x)
+      for (int64_t c = 0; c < kHalf; ++c) {
+        CHECK(at(y, x, c) == at(y, 0, c));
+        CHECK(at(y, x, kHalf + c) == at(x, 0, c));
+      }
+  for (const double v : p) square += v * v / static_cast<double>(p.size());
+  CHECK(std::sqrt(square) == doctest::Approx(0.02));
+  for (int64_t i = 0; i < kSide * kSide; ++i)
+    for (int64_t j = 0; j < i; ++j) least = std::min(least, apart(i / kSide, i % kSide, j / kSide, j % kSide));
+  CHECK(least > 0.02);                                 // a pixel further along one axis, its fast waves a quarter turn on
+  CHECK(apart(3, 3, 3, 4) < 0.7 * apart(3, 3, 6, 7));  // near is near
+  CHECK(at(1, 0, 0) == doctest::Approx(0.02 * std::sqrt(2.0)));
+
+  ModelConfig c = small_config();
+  c.position = "grid";
+  c.embedding_std = 0.5;
+  for (const Device device : devices()) {
+    LraClassifier model(c, 20, 64, 2, false, 3);
+    model.to(device);
+    Tensor scale;
+    for (const Parameter& q : model.parameters())
+      if (q.name == "pos_emb.pos_scale") scale = q.value;
+    CHECK(scale.item() == doctest::Approx(0.5 * std::sqrt(2.0)));
+    backward(sum_all(model.forward(to_device(random_tokens(2, 64, 20, 4), device), {}, ctx)));
+    CHECK(grad(scale).item() != 0);
+  }
+  CHECK(message_of<ConfigError>([&] { LraClassifier(c, 20, 65, 2, false, 3); }).find("got 65 tokens") != std::string::npos);
+  c.pool = "cls";
+  CHECK(message_of<ConfigError>([&] { LraClassifier(c, 20, 64, 2, false, 3); }).find("no class token") != std::string::npos);
 }

@@ -147,6 +147,56 @@ TEST_CASE("pathfinder: exact balance, no picture twice, the seed alone decides")
   CHECK_FALSE(fs::exists(tmp / "x"));
 }
 
+TEST_CASE("pathfinder: shorter paths, in all splits or in train alone") {
+  const PathfinderRules hard = pathfinder_rules(32), nine = with_segments(hard, 9), six = with_segments(hard, 6);
+  CHECK((nine.path_segments == 9 && nine.distractor_segments == 3 && nine.distractors == 6));
+  CHECK((six.path_segments == 6 && six.distractor_segments == 2 && six.distractors == 10));
+  for (const int size : {32, 128}) {
+    const PathfinderRules rules = pathfinder_rules(size), again = with_segments(rules, 14);
+    CHECK((again.distractor_segments == rules.distractor_segments && again.distractors == rules.distractors));
+  }
+  const PathfinderArtist artist(six);
+  PathfinderRules mixed = hard;
+  mixed.shortest = 4;
+  const PathfinderArtist mixing(mixed);
+  std::map<size_t, int> lengths;
+  for (int i = 0; i < 220; ++i) {
+    const PathfinderPicture p = artist.draw(2, static_cast<uint64_t>(i), i % 2),
+                            m = mixing.draw(2, static_cast<uint64_t>(i), i % 2);
+    for (const std::vector<Pixel>& path : p.paths) CHECK(path.size() == 6);
+    for (const std::vector<Pixel>& path : p.shorter) CHECK(path.size() == 2);
+    CHECK(m.paths[0].size() == m.paths[1].size());
+    ++lengths[m.paths[0].size()];
+    for (const std::vector<Pixel>& path : m.shorter) CHECK(path.size() == std::max<size_t>(1, m.paths[0].size() / 3));
+    CHECK((m.marked[0] == m.marked[1]) == (i % 2 == 1));
+  }
+  CHECK(lengths.begin()->first == 4);
+  CHECK(lengths.rbegin()->first == 14);
+  CHECK(lengths.size() == 11);
+  for (const auto& [length, times] : lengths) CHECK((times > 5 && times < 45));
+
+  // Options: the full length is the default, and shorter paths in train leave val and test alone.
+  const TemporaryFolder tmp;
+  const auto make = [&](const std::string& name, std::map<std::string, std::string> extra) {
+    generate_dataset("pathfinder", {.seed = 8, .train = 30, .val = 10, .test = 10, .extra = std::move(extra)}, tmp / name);
+    return sha256_of_file(tmp / (name + "/train.tokens.npy")) + " " + sha256_of_file(tmp / (name + "/test.tokens.npy")) +
+           sha256_of_file(tmp / (name + "/val.tokens.npy"));
+  };
+  const std::string plain = make("plain", {}), full = make("full", {{"segments", "14"}}),
+                    six_dashes = make("six", {{"segments", "6"}}), easier = make("easier", {{"shortest", "4"}});
+  CHECK(full == plain);
+  CHECK(six_dashes.substr(0, 64) != plain.substr(0, 64));
+  CHECK(six_dashes.substr(65) != plain.substr(65));
+  CHECK(easier.substr(0, 64) != plain.substr(0, 64));
+  CHECK(easier.substr(65) == plain.substr(65));
+  CHECK(PreparedFolder(tmp / "plain").info().source.ends_with("5 distractors of 4 dashes at most"));
+  CHECK(PreparedFolder(tmp / "easier").info().source.ends_with("in train also shorter paths, from 4 dashes on"));
+  CHECK_SAYS(2, "paths of 15 dashes; at most 14", make("x", {{"segments", "15"}}));
+  CHECK_SAYS(2, "paths of 1 dashes, the shortest of 0", make("x", {{"segments", "1"}}));
+  CHECK_SAYS(2, "paths of 6 dashes, the shortest of 7", make("x", {{"segments", "6"}, {"shortest", "7"}}));
+  CHECK_FALSE(fs::exists(tmp / "x"));
+}
+
 TEST_CASE("pathfinder: the published pictures are imported in the order of their lists") {
   const TemporaryFolder tmp;
   write_pathfinder(tmp / "curv_contour_length_14", 20);

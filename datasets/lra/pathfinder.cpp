@@ -108,6 +108,13 @@ PathfinderRules pathfinder_rules(int64_t size) {
   return r;
 }
 
+PathfinderRules with_segments(PathfinderRules rules, int segments) {
+  rules.path_segments = segments;
+  rules.distractor_segments = std::max(1, segments / 3);
+  rules.distractors = (rules.size == 128 ? 35 : 20) / rules.distractor_segments;
+  return rules;
+}
+
 struct PathfinderArtist::Tools {
   int margin = 0, reach = 0;                   // reach: largest offset of an end in the finer picture
   std::vector<Dash> dashes;                    // by the end's offset
@@ -329,6 +336,10 @@ class PathfinderArtist::Canvas {
 PathfinderArtist::PathfinderArtist(const PathfinderRules& rules) : rules_(rules) {
   check<ConfigError>(rules.size >= 8 && rules.size <= kLargestSize, "pathfinder: size is ", rules.size, "; 8 to ", kLargestSize,
                      " are possible");
+  check<ConfigError>(
+      rules.path_segments >= 2 && rules.shortest <= rules.path_segments && (rules.shortest == 0 || rules.shortest >= 2),
+      "pathfinder: paths of ", rules.path_segments, " dashes, the shortest of ", rules.shortest,
+      "; a path has at least 2, and the shortest is no longer than the others");
   for (int margin : rules.margins) tools_.emplace_back(rules, margin);
 }
 PathfinderArtist::~PathfinderArtist() = default;
@@ -336,11 +347,16 @@ PathfinderArtist::~PathfinderArtist() = default;
 PathfinderPicture PathfinderArtist::draw(uint64_t seed, uint64_t index, int label) const {
   Rng rng(seed, kStream + index);
   const Tools& tools = tools_[rng.below(tools_.size())];
-  Canvas canvas(rules_, tools, rng);
+  PathfinderRules rules = rules_;
+  if (rules_.shortest > 0) {
+    const int n = rules_.shortest + static_cast<int>(rng.below(static_cast<uint64_t>(rules_.path_segments - rules_.shortest + 1)));
+    if (n < rules_.path_segments) rules = with_segments(rules_, n);
+  }
+  Canvas canvas(rules, tools, rng);
   PathfinderPicture p;
   p.margin = tools.margin;
   while (!canvas.two_paths(p.paths)) {}
-  for (int i = 0; i < rules_.distractors; ++i)
+  for (int i = 0; i < rules.distractors; ++i)
     for (int trial = 0; trial < kDistractorTrials; ++trial) {
       std::vector<Pixel> path;
       if (!canvas.distractor(path)) continue;

@@ -21,12 +21,16 @@ struct PathfinderRules {
   int seed_distance = 7;    // from the first dash of one path to that of the other
   double continuity = 1.0;  // larger: straighter
   int path_segments = 14, distractor_segments = 4, distractors = 5;
+  int shortest = 0;  // above 0: each picture's paths have a random number of dashes from this one to path_segments
   double path_contrast = 1, distractor_contrast = 1;
   int antialias = 2;  // pictures are drawn this much finer, then shrunk
 };
 /// The published parameters for 32, 64 and 128 (Path-X), and for 16 an easier picture of ours, with two paths of four dashes and
 /// one distractor, for trying settings without a GPU; ConfigError for another size.
 PathfinderRules pathfinder_rules(int64_t size);
+/// The same with paths of another number of dashes. As published, distractors have a third as many (rounded down, at least one),
+/// and there are 20 / that many of them (35 / at size 128).
+PathfinderRules with_segments(PathfinderRules rules, int segments);
 
 struct Pixel {
   int y = 0, x = 0;
@@ -64,10 +68,13 @@ struct PathfinderOptions {
   int64_t size = 32;
   uint64_t seed = 0;
   int64_t train = 160000, val = 20000, test = 20000;
+  int64_t segments = 0;  // dashes of a path; 0: as the size has them
+  int64_t shortest = 0;  // above 0: training pictures alone have paths of a random length from this one to the full
 };
 
 /// Writes a prepared folder: tokens u8 [size*size] (the grey value is the token), labels u8, as many 0 as 1 in each split (one more
-/// 0 if the count is odd), no picture twice. The result depends on the options alone; test is drawn first, then val, then train.
+/// 0 if the count is odd), no picture twice. The result depends on the options alone; test is drawn first, then val, then train, so
+/// that `shortest` leaves test and val as they are without it.
 void generate_pathfinder(const PathfinderOptions& options, const std::string& out_dir);
 
 /// Imports the pictures of one level of the Long Range Arena release: DIR/metadata/*.npy (lines of text: folder, file, number,

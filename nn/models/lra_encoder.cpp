@@ -13,9 +13,9 @@ LraEncoder::LraEncoder(const ModelConfig& config, int64_t vocab, int64_t max_len
   const bool cls = config.pool == "cls";
   check<ConfigError>(cls || config.pool == "mean" || config.pool == "max", "model.pool: \"", config.pool,
                      "\" is not one of mean, max, cls");
-  check<ConfigError>(
-      config.position == "learned" || config.position == "sinusoidal" || config.position == "rope" || config.position == "none",
-      "model.position: \"", config.position, "\" is not one of learned, sinusoidal, rope, none");
+  const bool added = config.position == "learned" || config.position == "sinusoidal" || config.position == "grid";
+  check<ConfigError>(added || config.position == "rope" || config.position == "none", "model.position: \"", config.position,
+                     "\" is not one of learned, sinusoidal, grid, rope, none");
   check<ConfigError>(config.blocks >= 1, "model.blocks: ", config.blocks, " must be at least 1");
 
   if (cls) add_parameter("cls_token", cls_token_, normal_tensor({channels}, 0.02, rng_), false);
@@ -27,7 +27,7 @@ LraEncoder::LraEncoder(const ModelConfig& config, int64_t vocab, int64_t max_len
     add_child("input_proj", *input_proj_);
   }
   const int64_t max_tokens = max_length + (cls ? 1 : 0);
-  if (config.position == "learned" || config.position == "sinusoidal") {
+  if (added) {
     pos_emb_ = std::make_unique<PositionEmbedding>(config.position, max_tokens, channels, rng_);
     add_child("pos_emb", *pos_emb_);
   }

@@ -28,7 +28,7 @@ class LraEncoder : public Module {
   Tensor cls_token_;                            // [C], pool "cls" only
   std::unique_ptr<TokenEmbedding> token_emb_;   // of tokens
   std::unique_ptr<Linear> input_proj_;          // of numbers
-  std::unique_ptr<PositionEmbedding> pos_emb_;  // learned and sinusoidal only
+  std::unique_ptr<PositionEmbedding> pos_emb_;  // learned, sinusoidal, grid
   std::vector<std::unique_ptr<Block>> blocks_;
   std::unique_ptr<Norm> final_norm_;  // mean and max only
 };
