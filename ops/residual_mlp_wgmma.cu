@@ -46,7 +46,10 @@ void residual_mlp_forward_wgmma(const ResidualMlpArgs<bf16>& args, const Stream&
 }
 void residual_mlp_backward_wgmma(const ResidualMlpArgs<bf16>& args, const Stream& stream) {
   constexpr int64_t kManyTiles = 32 * 132;  // measured: three warpgroups win at 8 tiles a multiprocessor, two at 124
-  args.rows >= kManyTiles* kWgmmaMlpRows ? run_backward<2>(args, stream) : run_backward<3>(args, stream);
+  if (args.rows >= kManyTiles * kWgmmaMlpRows)
+    run_backward<2>(args, stream);
+  else
+    run_backward<3>(args, stream);
 }
 void residual_mlp_weights_wgmma(const ResidualMlpArgs<bf16>& args, const Stream& stream) {
   const auto chunks = static_cast<unsigned>((args.rows + args.chunk_rows - 1) / args.chunk_rows);

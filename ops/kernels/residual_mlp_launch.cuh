@@ -32,11 +32,15 @@ template <class T, bool kSplit, class F> void with_mlp_tile(int64_t channels, in
       throw ShapeError(cat("residual_mlp: no kernel for C=", channels));
   }
 }
-template <class T, class F> void with_mlp_tile(int64_t channels, int64_t rows, F f) {
-  if (sizeof(T) == 2 || !tf32_enabled())
-    with_mlp_tile<T, sizeof(T) == 4>(channels, rows, f);
+/// f(std::bool_constant<split>{}): whether products of T are split into tf32 ones.
+template <class T, class F> void with_mlp_split(F f) {
+  if (sizeof(T) == 2 || tf32_enabled())
+    f(std::false_type{});
   else
-    with_mlp_tile<T, false>(channels, rows, f);
+    f(std::true_type{});
+}
+template <class T, class F> void with_mlp_tile(int64_t channels, int64_t rows, F f) {
+  with_mlp_split<T>([&](auto split) { with_mlp_tile<T, sizeof(T) == 4 && split.value>(channels, rows, f); });
 }
 
 template <class Tile> LaunchShape mlp_grid(int64_t rows, int64_t shared_bytes) {
@@ -79,10 +83,7 @@ template <class T> void residual_mlp_backward_cuda(const ResidualMlpArgs<T>& arg
 template <class T> void residual_mlp_weights_cuda(const ResidualMlpArgs<T>& args, const Stream& stream) {
   if constexpr (sizeof(T) == 2)
     if (has_residual_mlp_wgmma(args)) return residual_mlp_weights_wgmma(args, stream);
-  if (sizeof(T) == 2 || !tf32_enabled())
-    launch_mlp_weights<T, sizeof(T) == 4>(args, stream);
-  else
-    launch_mlp_weights<T, false>(args, stream);
+  with_mlp_split<T>([&](auto split) { launch_mlp_weights<T, sizeof(T) == 4 && split.value>(args, stream); });
 }
 
 }  // namespace flare

@@ -16,8 +16,9 @@ inline constexpr int kMlpWeightElements = kMlpChannels * kMlpChannels;
 /// Slopes of the activations of one layer of one warpgroup.
 inline constexpr int kMlpSlopeBytes = kWgmmaMlpRows * kMlpChannels * 2;
 
-/// Channel p in memory is channel 16(2j+q) + 8p' + 2t + e of the fragments, where p = 32j + 8t + 4q + 2p' + e.
-__device__ __forceinline__ int fragment_channel(int p) { return (p & ~31) | ((p & 6) << 2) | ((p & 24) >> 2) | (p & 1); }
+/// Channel 32j + 8t + 4q + 2p + e in memory is channel 32j + 16q + 8p + 2t + e of the fragments (t < 4, the others bits), and the
+/// other way round.
+__device__ __forceinline__ int fragment_channel(int c) { return (c & ~31) | ((c & 6) << 2) | ((c & 24) >> 2) | (c & 1); }
 
 /// What a thread has of 64 rows of 128 channels: two rows, 8 apart. As the left side of products, and as results.
 struct MlpRows {
@@ -108,8 +109,6 @@ __device__ __forceinline__ void prefetch_rows(const bf16* from, int tile, int ro
   if (row < rows) prefetch(from + int64_t{row} * kMlpChannels + threadIdx.x % 2 * 64);
 }
 
-/// Channel of fragment_channel's inverse.
-__device__ __forceinline__ int memory_channel(int c) { return (c & ~31) | ((c & 6) << 2) | ((c & 24) >> 2) | (c & 1); }
 /// Brings all weights into shared memory, two panels of 64 columns each, and the biases. A warp moves 8 rows of 32 columns, 16
 /// bytes a thread, whose four words go to four chunks: no two threads to one bank.
 template <int kThreads>
@@ -120,7 +119,7 @@ __device__ __forceinline__ void fetch_layers(bf16* weights, float* biases, const
     uint4 v[kAtOnce];
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
-      const int piece = first + i * kWarps, out = memory_channel(piece % kPieces / 4 * 8 + lane / 4);
+      const int piece = first + i * kWarps, out = fragment_channel(piece % kPieces / 4 * 8 + lane / 4);
       if (piece < n_pieces)
         v[i] = *reinterpret_cast<const uint4*>(args.w[piece / kPieces] + out * kMlpChannels + piece % 4 * 32 + t * 8);
     }
@@ -135,7 +134,7 @@ __device__ __forceinline__ void fetch_layers(bf16* weights, float* biases, const
     }
   }
   for (int i = threadIdx.x; i < args.n_layers * kMlpChannels; i += kThreads)
-    biases[i] = args.bias[i / kMlpChannels][memory_channel(i % kMlpChannels)];
+    biases[i] = args.bias[i / kMlpChannels][fragment_channel(i % kMlpChannels)];
 }
 
 /// Keeps the compiler from moving what makes or uses the sums past this point: it does not know when products read and write them.
