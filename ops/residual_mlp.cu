@@ -8,6 +8,7 @@
 #include "core/beside.h"
 #include "core/parallel.h"
 #include "ops/kernels/residual_mlp.h"
+#include "ops/kernels/residual_mlp_cpu.h"
 #include "ops/linear.h"
 #include "ops/matmul.h"
 #include "ops/pointwise.h"
@@ -153,6 +154,22 @@ Tensor times_gelu_slope(const Tensor& g, const Tensor& a) {
   return out;
 }
 
+template <class T> void set_shape(ResidualMlpArgs<T>& args, const Layers& l, const ResidualMlpAttrs& a) {
+  args.rows = l.rows();
+  args.n_layers = static_cast<int>(l.n), args.channels = static_cast<int>(l.channels());
+  args.input_residual = a.input_residual, args.output_residual = a.output_residual, args.last_activation = a.last_activation;
+}
+bool is_fused_on_cpu(const Layers& l) { return l.x().dtype() == DType::f32 && has_residual_mlp_cpu(l.channels()); }
+ResidualMlpArgs<float> cpu_args_of(const Layers& l, const ResidualMlpAttrs& a, const Tensor& y, const Tensor& added) {
+  ResidualMlpArgs<float> args;
+  args.x = l.x().data<float>(), args.y = y.data<float>();
+  for (size_t i = 0; i < l.n; ++i) args.w[i] = l.weight(i).data<float>(), args.bias[i] = l.bias(i).data<float>();
+  if (l.mask()) args.mask = l.mask().data<uint8_t>();
+  if (added) args.residual = added.data<float>();
+  set_shape(args, l, a);
+  return args;
+}
+
 #if defined(FLARE_CUDA)
 constexpr int64_t kMostBytesBeside = 32 << 20;  // of the layers' inputs: more of them fill the GPU by themselves
 
@@ -171,9 +188,7 @@ template <class T> ResidualMlpArgs<T> args_of(const Layers& l, const ResidualMlp
     args.bias[i] = held.back().data<float>();
   }
   if (l.mask()) args.mask = l.mask().data<uint8_t>();
-  args.rows = l.rows();
-  args.n_layers = static_cast<int>(l.n), args.channels = static_cast<int>(l.channels());
-  args.input_residual = a.input_residual, args.output_residual = a.output_residual, args.last_activation = a.last_activation;
+  set_shape(args, l, a);
   return args;
 }
 #endif
@@ -223,6 +238,11 @@ struct ResidualMlpBackward {
   }
   static void forward_cpu(Inputs in, Outputs out, const Attrs& a) {
     const Layers l = layers_of(in);
+    if (is_fused_on_cpu(l)) {
+      ResidualMlpArgs<float> args = cpu_args_of(l, a, out[0], l.addend());
+      args.gy = l.gy().data<float>();
+      return residual_mlp_backward_cpu(args, out[1].data<float>(), out[2].data<float>());
+    }
     const int64_t c = l.channels();
     const Shape flat{l.rows(), c};
     std::vector<Tensor> reads, sums;  // of each layer: its input, and what comes before its activation
@@ -314,6 +334,7 @@ struct ResidualMlp {
   static void forward_cpu(Inputs in, Outputs out, const Attrs& a) {
     const NoGrad no_grad;
     const Layers l = layers_of(in);
+    if (is_fused_on_cpu(l)) return residual_mlp_forward_cpu(cpu_args_of(l, a, out[0], l.residual()));
     const Tensor y = masked_rows(layer_by_layer(l, a, [](const Tensor&, const Tensor&) {}), l.mask());
     copy(l.residual() ? l.residual() + y : y, out[0]);
   }
@@ -411,8 +432,9 @@ Tensor residual_mlp(const Tensor& x, const std::vector<Tensor>& weights, const s
 }
 
 bool residual_mlp_fusable(const Tensor& x, int64_t n_layers) {
-  return x.device() == Device::cuda && n_layers >= 2 && n_layers <= kMaxMlpLayers && x.dtype() != DType::f64 &&
-         has_residual_mlp(x.dtype() == DType::bf16, x.size(-1));
+  if (n_layers < 2 || n_layers > kMaxMlpLayers) return false;
+  if (x.device() == Device::cpu) return x.dtype() == DType::f32 && has_residual_mlp_cpu(x.size(-1));
+  return x.dtype() != DType::f64 && has_residual_mlp(x.dtype() == DType::bf16, x.size(-1));
 }
 
 }  // namespace flare

@@ -6,6 +6,7 @@
 
 #include "autograd/node.h"
 #include "core/device.h"
+#include "core/parallel.h"
 #include "core/rng.h"
 #include "nn/residual_mlp.h"
 #include "ops/residual_mlp.h"
@@ -45,8 +46,8 @@ std::vector<std::vector<double>> run(const Case& c, Device device, DType dtype) 
   set_requires_grad(x);
   std::vector<Tensor> weights, biases;
   for (size_t i = 0; i < c.weights.size(); ++i) {
-    weights.push_back(there(c.weights[i]));
-    biases.push_back(there(c.biases[i]));
+    weights.push_back(cast_to(there(c.weights[i]), param_dtype(dtype)));
+    biases.push_back(cast_to(there(c.biases[i]), param_dtype(dtype)));
     set_requires_grad(weights.back());
     set_requires_grad(biases.back());
   }
@@ -76,6 +77,28 @@ TEST_CASE("residual_mlp: padded rows are zeros and pass no gradient, whatever st
         c.x.data<float>()[r * 64 + i] = 50, c.gy.data<float>()[r * 64 + i] = -50;
       }
   CHECK(run(c, Device::cpu, DType::f32) == before);
+}
+
+// 7 rows are less than a tile, 441 leave one half full, 10,500 make runs of several tiles; in f64 the layers run one by one.
+TEST_CASE("residual_mlp on the CPU: tiles in f32 as layers in f64, the same bits on any number of threads") {
+  const int threads = thread_count();
+  for (const int64_t channels : {32, 96, 128})
+    for (const int64_t n_tokens : {7, 147, 3500}) {
+      if (channels == 96 && n_tokens == 3500) continue;
+      CAPTURE(channels);
+      CAPTURE(n_tokens);
+      const Case c = padded_case(n_tokens < 100 ? 1 : 3, n_tokens, channels, 4);
+      const auto exact = run(c, Device::cpu, DType::f64), ours = run(c, Device::cpu, DType::f32);
+      for (size_t i = 0; i < exact.size(); ++i) CHECK(worst_relative(ours[i], exact[i]) < 3e-6);
+      for (const int n : {1, 3}) {
+        set_thread_count(n);
+        CHECK(run(c, Device::cpu, DType::f32) == ours);
+      }
+      set_thread_count(threads);
+    }
+  const Case none = padded_case(1, 0, 64, 2);
+  for (const std::vector<double>& values : run(none, Device::cpu, DType::f32))
+    for (const double v : values) CHECK(v == 0);
 }
 
 TEST_CASE("residual_mlp: runs of padding on CUDA as on the CPU, and the same bits again") {
