@@ -179,7 +179,8 @@ TEST_CASE("several times: the loss is the mean over times, the score of all time
                     {{"train", read_npy(w.tmp / "data/train.x.npy"), read_npy(w.tmp / "data/train.y.npy")}});
     const PreparedFolder folder(w.tmp / "warped");
     CHECK(folder.info().warp.mean == std::vector<double>{0.75});
-    const std::unique_ptr<Meter> meter = make_task(wave_recipe(w.tmp / "warped", {mode}), folder)->new_meter();
+    const std::unique_ptr<Task> task = make_task(wave_recipe(w.tmp / "warped", {mode}), folder);
+    const std::unique_ptr<Meter> meter = task->new_meter();
     meter->add(w.batch, output);
     const Json result = meter->result();
     CHECK(result["loss"].get<double>() == doctest::Approx(loss).epsilon(1e-5));

@@ -40,7 +40,7 @@ class Task {
   virtual Tensor score_sum(const Tensor& output, const Batch& batch) = 0;
   virtual std::string score_name() const = 0;  // key in metrics and reports
   virtual bool higher_is_better() const = 0;
-  virtual std::unique_ptr<Meter> new_meter() const = 0;
+  virtual std::unique_ptr<Meter> new_meter() const = 0;  // may read the task, which must outlive it
   /// Rows of the form that the task reads from a .npy file -> rows of output on the CPU. DataError on values the model cannot take.
   virtual Tensor predict(const Tensor& rows, Context& context, Device device) = 0;
   /// A picture (PNG) of one sample: a batch of one as the loader gave it, the output for it, and the title. "" when the task has
