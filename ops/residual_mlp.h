@@ -22,8 +22,8 @@ struct ResidualMlpAttrs {
 Tensor residual_mlp(const Tensor& x, const std::vector<Tensor>& weights, const std::vector<Tensor>& biases, const Tensor& mask = {},
                     const ResidualMlpAttrs& attrs = {}, const Tensor& residual = {});
 
-/// Whether residual_mlp has a kernel for n layers of width C on x's device: 2 <= n <= 8 and, on CUDA, C = 64 or 128, or 256 in
-/// bf16; on the CPU f32 and C = 32, 64, … 256.
+/// Whether residual_mlp has a kernel for n layers of width C on x's device: 2 <= n <= 8, C = 64 or 128, or 256 in bf16; f32 and
+/// (on CUDA) bf16.
 bool residual_mlp_fusable(const Tensor& x, int64_t n_layers);
 
 }  // namespace flare

@@ -17,7 +17,7 @@ using V = simd::Vec<float>;
 constexpr int64_t kLanes = simd::kLanes<float>, kPanel = simd::kBlock<float>;  // columns that a product makes at once
 constexpr int64_t kRows = 48;                                                  // of a tile
 constexpr int kMicro = 6;    // rows of a product: 12 sums, 2 vectors of the right side and a number of the left fill 16 registers
-constexpr int kMicroDw = 4;  // rows of a weight gradient at once; divides every width
+constexpr int kMicroDw = 4;  // rows of a weight gradient at once
 /// Tiles of a run, whose weight gradients are summed before they are added to those of other runs: at least 3, at most 64 runs.
 int64_t tiles_of_run(int64_t n_tiles) { return std::max<int64_t>(3, (n_tiles + 63) / 64); }
 
@@ -193,7 +193,7 @@ int64_t tiles_of(const ResidualMlpArgs<float>& args) { return (args.rows + kRows
 
 }  // namespace
 
-bool has_residual_mlp_cpu(int64_t channels) { return channels % kPanel == 0 && channels % kMicroDw == 0 && channels <= 256; }
+bool has_residual_mlp_cpu(int64_t channels) { return channels == 64 || channels == 128; }
 
 void residual_mlp_forward_cpu(const ResidualMlpArgs<float>& args) {
   const Mlp mlp(args, false);

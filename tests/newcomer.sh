@@ -120,7 +120,10 @@ done
 } >mine.npy
 quietly build/flare predict runs/first --device cpu --input mine.npy --output logits.npy
 head -c 128 logits.npy | grep -qa "(2, 10)" || fail "logits.npy should be [2, 10]"
-[[ $(tail -c 80 logits.npy | od -An -v -tf4 -w40 | sort -u | wc -l) == 1 ]] || fail "equal rows should have equal logits"
+# Equal up to rounding: some BLAS kernels take the rows at the edge of a block by other code.
+tail -c 80 logits.npy | od -An -v -tf4 -w40 | awk 'NR == 1 { split($0, first) }
+  NR == 2 { for (i = 1; i <= 10; ++i) { d = first[i] - $i; if (d > 1e-5 || d < -1e-5 || NF != 10) exit 1 } }
+  END { if (NR != 2) exit 1 }' || fail "equal rows should have equal logits"
 build/flare predict runs/first --input mine.npy 2>"$scratch/log" && fail "predict without --output should fail"
 holds "$scratch/log" "--output"
 

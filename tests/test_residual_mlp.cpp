@@ -82,9 +82,8 @@ TEST_CASE("residual_mlp: padded rows are zeros and pass no gradient, whatever st
 // 7 rows are less than a tile, 441 leave one half full, 10,500 make runs of several tiles; in f64 the layers run one by one.
 TEST_CASE("residual_mlp on the CPU: tiles in f32 as layers in f64, the same bits on any number of threads") {
   const int threads = thread_count();
-  for (const int64_t channels : {32, 96, 128})
+  for (const int64_t channels : {64, 128})
     for (const int64_t n_tokens : {7, 147, 3500}) {
-      if (channels == 96 && n_tokens == 3500) continue;
       CAPTURE(channels);
       CAPTURE(n_tokens);
       const Case c = padded_case(n_tokens < 100 ? 1 : 3, n_tokens, channels, 4);

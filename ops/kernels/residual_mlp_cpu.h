@@ -4,7 +4,7 @@
 
 namespace flare {
 
-/// Whether the CPU has a kernel of this width.
+/// Whether the CPU has a kernel of this width: those that CUDA has in f32, so that memory plans serve both.
 bool has_residual_mlp_cpu(int64_t channels);
 /// Fills args.y.
 void residual_mlp_forward_cpu(const ResidualMlpArgs<float>& args);
