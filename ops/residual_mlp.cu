@@ -311,7 +311,12 @@ struct ResidualMlpBackward {
     Sample added = s;
     added.label = "two layers, added";
     added.inputs.back() = {.shape = {5, 64}};
-    return {s, added};
+    Sample many{"three layers, many rows, masked, added", {{.shape = {3, 6000, 128}}}, Attrs{}};
+    for (int i = 0; i < 3; ++i) many.inputs.push_back({.kind = InputSpec::param, .shape = {128, 128}, .lo = -0.13, .hi = 0.13});
+    for (int i = 0; i < 3; ++i) many.inputs.push_back({.kind = InputSpec::param, .shape = {128}});
+    many.inputs.push_back({.kind = InputSpec::mask, .shape = {3, 6000}});
+    for (int i = 0; i < 2; ++i) many.inputs.push_back({.shape = {3, 6000, 128}});
+    return {s, added, many};
   }
 };
 FLARE_REGISTER_OP(ResidualMlpBackward);
