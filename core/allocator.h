@@ -37,4 +37,22 @@ int64_t begin_hold(Device device, int64_t hold = 0);
 void end_hold(Device device) noexcept;
 void release_hold(Device device, int64_t hold) noexcept;
 
+/// Temporary host memory from the caching allocator.
+template <class T> class HostScratch {
+ public:
+  explicit HostScratch(int64_t count) : bytes_(count * static_cast<int64_t>(sizeof(T))) {
+    if (bytes_ > 0) data_ = static_cast<T*>(allocate_bytes(Device::cpu, bytes_));
+  }
+  ~HostScratch() {
+    if (data_) release_bytes(Device::cpu, data_, bytes_);
+  }
+  HostScratch(const HostScratch&) = delete;
+  HostScratch& operator=(const HostScratch&) = delete;
+  T* data() const { return data_; }
+
+ private:
+  int64_t bytes_;
+  T* data_ = nullptr;
+};
+
 }  // namespace flare

@@ -14,24 +14,6 @@ namespace {
 
 std::atomic<bool> tf32_on{false};
 
-/// Temporary host memory from the caching allocator.
-template <class T> class Scratch {
- public:
-  explicit Scratch(int64_t count) : bytes_(count * static_cast<int64_t>(sizeof(T))) {
-    if (bytes_ > 0) data_ = static_cast<T*>(allocate_bytes(Device::cpu, bytes_));
-  }
-  ~Scratch() {
-    if (data_) release_bytes(Device::cpu, data_, bytes_);
-  }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-  T* data() const { return data_; }
-
- private:
-  int64_t bytes_;
-  T* data_ = nullptr;
-};
-
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 /// A piece size of at most about `largest` (a multiple of `step`) that cuts n into pieces of nearly equal size.
@@ -108,7 +90,7 @@ template <class T> void run(const GemmArgs& g) {
   const double task_flops = 2.0 * static_cast<double>(tile.rows) * static_cast<double>(tile.cols) * static_cast<double>(tile.depth);
   const auto grain = static_cast<int64_t>(std::clamp(kTaskFlops / task_flops, 1.0, static_cast<double>(tasks)));
   const int64_t part_size = g.batch * m * n;
-  const Scratch<T> partial(parts > 1 ? parts * part_size : 0);
+  const HostScratch<T> partial(parts > 1 ? parts * part_size : 0);
 
   parallel_for(tasks, grain, [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
@@ -163,7 +145,7 @@ void run_bf16(const GemmArgs& g) {
   const int64_t a_rows = g.transpose_a ? g.k : g.m, a_cols = g.transpose_a ? g.m : g.k;
   const int64_t b_rows = g.transpose_b ? g.n : g.k, b_cols = g.transpose_b ? g.k : g.n;
   const int64_t a_batch = g.stride_a == 0 ? 1 : g.batch, b_batch = g.stride_b == 0 ? 1 : g.batch;
-  const Scratch<float> a(a_batch * a_rows * a_cols), b(b_batch * b_rows * b_cols);
+  const HostScratch<float> a(a_batch * a_rows * a_cols), b(b_batch * b_rows * b_cols);
   widen(g.a, a.data(), a_batch, a_rows, a_cols, g.lda, g.stride_a);
   widen(g.b, b.data(), b_batch, b_rows, b_cols, g.ldb, g.stride_b);
 
@@ -176,7 +158,7 @@ void run_bf16(const GemmArgs& g) {
     return;
   }
 
-  const Scratch<float> c(g.batch * g.m * g.n);
+  const HostScratch<float> c(g.batch * g.m * g.n);
   if (g.beta != 0) widen(g.c, c.data(), g.batch, g.m, g.n, g.ldc, g.stride_c);
   h.c = c.data(), h.ldc = g.n, h.stride_c = g.m * g.n;
   run<float>(h);

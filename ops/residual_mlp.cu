@@ -61,8 +61,8 @@ bool is_residual(size_t layer, size_t n, const ResidualMlpAttrs& a) {
 
 bool is_active(size_t layer, size_t n, const ResidualMlpAttrs& a) { return layer + 1 < n || a.last_activation; }
 
-/// The layers one by one: what the op is compared with, and what the CPU runs. `before`: takes a_l of each layer with an
-/// activation.
+/// The layers one by one: what the op is compared with, and what the CPU runs where it has no kernel. `before`: takes a_l of each
+/// layer with an activation.
 template <class F> Tensor layer_by_layer(const Layers& l, const ResidualMlpAttrs& a, F&& before) {
   Tensor h = l.x();
   for (size_t i = 0; i < l.n; ++i) {
@@ -164,10 +164,12 @@ struct ResidualMlpBackward {
   static OutSpecs infer(Inputs in, const Attrs&) {
     const Layers l = layers_of(in);
     check_layers(l, name);
-    for (const Tensor& t : {l.gy(), l.addend()})
-      if (t)
-        check(t.shape() == l.x().shape() && t.dtype() == l.x().dtype(), name, ": gy and what is added must be like x, ",
-              l.x().dtype(), " ", l.x().shape(), ", got ", t.dtype(), " ", t.shape());
+    const auto check_like_x = [&](const Tensor& t, const char* what) {
+      check(t.shape() == l.x().shape() && t.dtype() == l.x().dtype(), name, ": ", what, " must be like x, ", l.x().dtype(), " ",
+            l.x().shape(), ", got ", t.dtype(), " ", t.shape());
+    };
+    check_like_x(l.gy(), "gy");
+    if (l.addend()) check_like_x(l.addend(), "the addend");
     const auto n = static_cast<int64_t>(l.n), c = l.channels();
     const DType param = param_dtype(l.x().dtype());
     return {{l.x().shape(), l.x().dtype()}, {{n, c, c}, param}, {{n, c}, param}};

@@ -4,10 +4,9 @@
 #include "ops/kernels/residual_mlp_cpu.h"
 
 #include <algorithm>
-#include <vector>
 
+#include "core/allocator.h"
 #include "core/parallel.h"
-#include "core/tensor.h"
 #include "ops/kernels/simd.h"
 
 namespace flare {
@@ -54,23 +53,13 @@ void pack(const float* w, int64_t c, bool back, float* to) {
       for (int64_t i = 0; i < kPanel; ++i) *to++ = back ? w[k * c + p + i] : w[(p + i) * c + k];
 }
 
-/// Numbers from the caching allocator: memory that the system hands out anew costs more than what is done with it here.
-class Space {
- public:
-  explicit Space(int64_t n) : tensor_(Tensor::empty({n}, DType::f32)) {}
-  float* get() const { return tensor_.data<float>(); }
-
- private:
-  Tensor tensor_;
-};
-
 /// The layers as the tiles use them.
 class Mlp {
  public:
   Mlp(const ResidualMlpArgs<float>& args, bool back)
       : a(args), c(args.channels), n(args.n_layers), panels_((back ? 2 : 1) * n * c * c) {
     parallel_for((back ? 2 : 1) * n, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) pack(args.w[i % n], c, i >= n, panels_.get() + i * c * c);
+      for (int64_t i = begin; i < end; ++i) pack(args.w[i % n], c, i >= n, panels_.data() + i * c * c);
     });
   }
   bool is_active(int layer) const { return layer < a.n_active(); }
@@ -78,14 +67,14 @@ class Mlp {
 
   /// f(row, column, sums) for blocks of h wᵀ + bias.
   template <class F> void forward(const float* h, int layer, F f) const {
-    product(h, panels_.get() + layer * c * c, f, [&](int64_t, int64_t col, V(&sums)[kMicro][2]) {
+    product(h, panels_.data() + layer * c * c, f, [&](int64_t, int64_t col, V(&sums)[kMicro][2]) {
       for (auto& row : sums)
         for (int half = 0; half < 2; ++half) std::memcpy(&row[half], a.bias[layer] + col + half * kLanes, sizeof(V));
     });
   }
   /// f(row, column, sums) for blocks of g w + past, or of g w.
   template <class F> void back(const float* g, const float* past, int layer, F f) const {
-    product(g, panels_.get() + (n + layer) * c * c, f, [&](int64_t row, int64_t col, V(&sums)[kMicro][2]) {
+    product(g, panels_.data() + (n + layer) * c * c, f, [&](int64_t row, int64_t col, V(&sums)[kMicro][2]) {
       for (int r = 0; r < kMicro; ++r)
         for (int half = 0; half < 2; ++half) sums[r][half] = past ? simd::at(past + (row + r) * c + col + half * kLanes) : V{};
     });
@@ -106,7 +95,7 @@ class Mlp {
       }
   }
 
-  Space panels_;
+  HostScratch<float> panels_;
 };
 
 /// kRows rows of an array from `first` on, with zeros in place of those that are not there or not real. Whether any is.
@@ -199,9 +188,9 @@ void residual_mlp_forward_cpu(const ResidualMlpArgs<float>& args) {
   const Mlp mlp(args, false);
   const int64_t size = kRows * mlp.c;
   parallel_for(tiles_of(args), 1, [&](int64_t begin, int64_t end) {
-    const Space space(2 * size);
+    const HostScratch<float> space(2 * size);
     for (int64_t tile = begin; tile < end; ++tile) {
-      float *h = space.get(), *next = h + size;
+      float *h = space.data(), *next = h + size;
       if (!load_tile(args.x, mlp, tile * kRows, h)) {
         store_tile(nullptr, mlp, tile * kRows);
         continue;
@@ -216,12 +205,12 @@ void residual_mlp_backward_cpu(const ResidualMlpArgs<float>& args, float* dw, fl
   const Mlp mlp(args, true);
   const int64_t c = mlp.c, n = mlp.n, size = kRows * c, n_tiles = tiles_of(args), run = tiles_of_run(n_tiles);
   const int64_t n_runs = (n_tiles + run - 1) / run, per_run = n * (c * c + c);
-  const Space parts(n_runs * per_run);
+  const HostScratch<float> parts(n_runs * per_run);
   parallel_for(n_tiles, run, [&](int64_t begin, int64_t end) {
-    float* dw_part = parts.get() + begin / run * per_run;
+    float* dw_part = parts.data() + begin / run * per_run;
     std::fill_n(dw_part, per_run, 0.0f);
-    const Space space((2 * n + 3) * size);
-    float *hs = space.get(), *slopes = hs + n * size, *da = slopes + n * size;
+    const HostScratch<float> space((2 * n + 3) * size);
+    float *hs = space.data(), *slopes = hs + n * size, *da = slopes + n * size;
     for (int64_t tile = begin; tile < end; ++tile) {
       float *g = da + size, *other = g + size;
       if (!load_tile(args.x, mlp, tile * kRows, hs)) {
@@ -240,7 +229,7 @@ void residual_mlp_backward_cpu(const ResidualMlpArgs<float>& args, float* dw, fl
   parallel_for(per_run, 4096, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       float sum = 0;
-      for (int64_t r = 0; r < n_runs; ++r) sum += parts.get()[r * per_run + i];
+      for (int64_t r = 0; r < n_runs; ++r) sum += parts.data()[r * per_run + i];
       (i < n * c * c ? dw[i] : db[i - n * c * c]) = sum;
     }
   });

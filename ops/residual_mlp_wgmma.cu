@@ -17,14 +17,17 @@ namespace {
 constexpr int64_t kSharedLimit = 227 << 10;
 
 int64_t layer_bytes(int n_layers) { return n_layers * int64_t{kMlpWeightElements * 2 + kMlpChannels * 4} + kMlpLiveWords * 4; }
-template <int kGroups> LaunchShape shape_of(const ResidualMlpArgs<bf16>& args, int64_t shared_bytes) {
-  static const int64_t multiprocessors = [] {
+int64_t multiprocessors() {
+  static const int64_t known = [] {
     int device = 0, count = 0;
     cuda_check(cudaGetDevice(&device), "residual_mlp: device");
     cuda_check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device), "residual_mlp: multiprocessors");
     return count;
   }();
-  const int64_t tiles = (args.rows + kWgmmaMlpRows - 1) / kWgmmaMlpRows, blocks = std::min(tiles, multiprocessors);
+  return known;
+}
+template <int kGroups> LaunchShape shape_of(const ResidualMlpArgs<bf16>& args, int64_t shared_bytes) {
+  const int64_t tiles = (args.rows + kWgmmaMlpRows - 1) / kWgmmaMlpRows, blocks = std::min(tiles, multiprocessors());
   return {dim3(static_cast<unsigned>(blocks)), dim3(128 * kGroups), shared_bytes};
 }
 template <int kGroups> void run_backward(const ResidualMlpArgs<bf16>& args, const Stream& stream) {

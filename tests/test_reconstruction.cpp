@@ -235,7 +235,7 @@ TEST_CASE("reconstruction: training restores stripes; then a classifier begins w
   CHECK(losses.back() < 0.5 * losses.front());
   const Json result = Json::parse(read_file(scratch.file("pre/eval-test.json")));
   CHECK(result["n_masked"] == 8 * kLength / 2);
-  CHECK(result["masked_accuracy"].get<double>() > 0.6);  // 0.73 to 0.9, by how a processor rounds
+  CHECK(result["masked_accuracy"].get<double>() > 0.6);  // 0.73 and 0.75 on two processors, above 0.8 on another
 
   // The same masks in every evaluation, whatever the batch.
   const auto evaluate = [&](const std::string& batch) {
