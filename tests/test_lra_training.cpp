@@ -41,7 +41,7 @@ Trained train_small(const Scratch& scratch, const std::string& recipe, const std
   for (const std::string set :
        {"task.data=data", "model.blocks=1", "model.channels=16", "model.heads=2", "model.latents=4", "model.kv_layers=0",
         "model.ffn_layers=0", "train.steps=6", "train.batch_size=4", "train.eval_every=3", "train.checkpoint_every=3",
-        "train.log_every=2", "train.precision=fp32", "optim.lr=1e-2"})
+        "train.log_every=2", "train.precision=fp32", "train.init=", "optim.lr=1e-2"})
     args.insert(args.end(), {"--set", set});
   args.insert(args.end(), more.begin(), more.end());
   const Outcome o = scratch.run(args);
@@ -172,6 +172,11 @@ TEST_CASE("lra: what is missing is named, and how to get it") {
   check_failure(missing("excerpts"), 3, {"flare data generate excerpts --set source=DIR --seed 0 --out data/excerpts"});
   check_failure(missing("pathfinder32"), 3,
                 {"flare data generate pathfinder --set size=32 --seed 0 --train 2000000 --out data/pathfinder32-2m"});
+  check_failure(
+      missing("pathfinder32-short"), 3,
+      {"flare data generate pathfinder --set size=32 --set segments=6 --set shortest=2 --seed 1", "--out data/pathfinder32-short"});
+  check_failure(missing("pathfinder32-mixed"), 3,
+                {"flare data generate pathfinder --set size=32 --set shortest=3 --seed 0", "--out data/pathfinder32-mixed"});
   check_failure(missing("pathfinder32-published"), 3,
                 {"flare data generate pathfinder --set size=32 --seed 0 --out data/pathfinder32"});
   check_failure(missing("pathfinder128"), 3, {"flare data generate pathfinder --set size=128 --seed 0 --out data/pathfinder128"});

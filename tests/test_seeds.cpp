@@ -122,6 +122,26 @@ TEST_CASE("seeds: interrupted, it says so; --resume goes on to the same results"
   CHECK(weights_hash(scratch, "whole") == weights_hash(scratch, "runs/r-seed0"));
 }
 
+TEST_CASE("seeds: train.init with the name of several seeds' runs takes that of the same seed") {
+  const Scratch scratch;
+  make_data(scratch);
+  REQUIRE(scratch.run(training({"--seeds", "2"})).code == 0);
+  const auto second = [&](const std::string& run, const std::string& init) {
+    const Outcome o =
+        scratch.run({"train", "tiny.json", "--device", "cpu", "--run", run, "--seed", "1", "--set", "train.init=" + init});
+    INFO(o.err);
+    REQUIRE(o.code == 0);
+    return Json::parse(read_file(scratch.file(run + "/eval-test.json")))["loss"].get<double>();
+  };
+  const double chained = second("chained", "runs/r");
+  CHECK(contains(read_file(scratch.file("chained/log.txt")), "from runs/r-seed1/"));
+  CHECK(chained == second("named", "runs/r-seed1"));
+  CHECK(chained != second("other", "runs/r-seed0"));
+  check_failure(
+      scratch.run({"train", "tiny.json", "--device", "cpu", "--run", "none", "--seed", "7", "--set", "train.init=runs/r"}), 3,
+      {"train.init: runs/r: is neither a run folder nor a .safetensors file; train that run first"});
+}
+
 TEST_CASE("seeds: a run that fails does not stop the others; its exit code is the program's") {
   const Scratch scratch;
   make_data(scratch);

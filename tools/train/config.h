@@ -87,7 +87,8 @@ struct TrainConfig {
       "fits",
       OneOf{{"auto", "none", "norms", "keys"}});
     f("init", init,
-      "run folder or .safetensors file whose weights, where name and shape agree, a new run begins with; empty: none");
+      "run folder (of --seeds: of the same seed) or .safetensors file whose weights, where name and shape agree, a new run begins "
+      "with; empty: none");
   }
 };
 

@@ -14,6 +14,8 @@ namespace fs = std::filesystem;
 
 namespace flare {
 
+std::string seed_folder(const std::string& run, uint64_t seed) { return cat(run, "-seed", seed); }
+
 bool is_run_folder(const std::string& path) { return file_exists(path + "/config.json"); }
 
 RunFolder::RunFolder(const std::string& path) : path_(path) {

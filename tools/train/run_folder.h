@@ -49,6 +49,8 @@ class RunFolder {
   int lock_ = -1;
 };
 
+/// The folder of one of several runs that differ in their seed: "<run>-seed<seed>".
+std::string seed_folder(const std::string& run, uint64_t seed);
 /// Whether the folder holds a run.
 bool is_run_folder(const std::string& path);
 /// The resolved recipe of a run folder, or a recipe file, by path.

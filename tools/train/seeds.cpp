@@ -120,8 +120,6 @@ std::string table_of(const Json& summary, const std::string& path) {
 
 }  // namespace
 
-std::string seed_folder(const std::string& run, uint64_t seed) { return cat(run, "-seed", seed); }
-
 MeanDeviation mean_deviation(const std::vector<double>& values) {
   const double n = static_cast<double>(values.size());
   MeanDeviation of;

@@ -6,9 +6,6 @@
 
 namespace flare {
 
-/// The folder of one of several runs that differ in their seed: "<run>-seed<seed>".
-std::string seed_folder(const std::string& run, uint64_t seed);
-
 /// Trains n >= 2 runs, from the recipe's seed upward, each into its seed_folder, then sums them up on stdout (a table, or one JSON
 /// object) and in <run>-seeds.json: the test score of each, mean, standard deviation (over n - 1), and the accuracy of always
 /// answering the majority class where there are classes. The file is up to date after every run.

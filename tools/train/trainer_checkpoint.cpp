@@ -54,10 +54,14 @@ void Trainer::save(const std::string& name) {
 }
 
 std::string Trainer::initialise() {
-  const std::string& from = recipe_.train.init;
+  std::string from = recipe_.train.init;
   if (from.empty()) return "";
+  // The name of several seeds' runs stands for the one of this run's seed, so that a chain of recipes works under --seeds too.
+  if (const std::string own = seed_folder(from, recipe_.seed); !is_run_folder(from) && is_run_folder(own)) from = own;
   const bool is_run = is_run_folder(from);
-  check<DataError>(is_run || file_exists(from), "train.init: ", from, ": is neither a run folder nor a .safetensors file");
+  check<DataError>(is_run || file_exists(from), "train.init: ", from,
+                   ": is neither a run folder nor a .safetensors file; train that run first, or "
+                   "begin without it: --set train.init=");
   const std::string path = is_run ? weights_of_run(from) : from;
   const std::vector<std::string> kept = load_shared_parameters(read_safetensors(path).tensors, path, task_->model());
   const NoGrad no_grad;
