@@ -87,6 +87,7 @@ template <class To, class From> void copy_cpu(const From* src, To* dst, const La
 
 #if defined(FLARE_CUDA)
 template <class T> __global__ void fill_kernel(T* dst, T value, Layout l, int64_t n) {
+  after_previous();
   const int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x;
   if (i >= n) return;
   int64_t oa, ob;
@@ -95,6 +96,7 @@ template <class T> __global__ void fill_kernel(T* dst, T value, Layout l, int64_
 }
 
 template <class To, class From> __global__ void copy_kernel(const From* src, To* dst, Layout l, int64_t n) {
+  after_previous();
   const int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x;
   if (i >= n) return;
   int64_t oa, ob;
@@ -103,6 +105,7 @@ template <class To, class From> __global__ void copy_kernel(const From* src, To*
 }
 
 template <class T> __global__ void accumulate_kernel(const T* src, T* dst, Layout l, int64_t n) {
+  after_previous();
   const int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x;
   if (i >= n) return;
   int64_t oa, ob;
@@ -112,6 +115,7 @@ template <class T> __global__ void accumulate_kernel(const T* src, T* dst, Layou
 
 /// a + b, packed; one thread adds kVec neighbours. out may be a.
 template <int kVec, class T> __global__ void add_kernel(const T* a, const T* b, T* out, int64_t n) {
+  after_previous();
   struct alignas(sizeof(T) * kVec) Pack {
     T v[kVec];
   };
@@ -129,9 +133,9 @@ template <class T> void add_packed(const T* a, const T* b, T* out, int64_t n) {
   const auto aligned = [](const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; };
   const Stream& stream = compute_stream(Device::cuda);
   if (n % kVec == 0 && aligned(a) && aligned(b) && aligned(out))
-    launch("accumulate", add_kernel<kVec, T>, cover(n / kVec), stream, a, b, out, n);
+    launch_early("accumulate", add_kernel<kVec, T>, cover(n / kVec), stream, a, b, out, n);
   else
-    launch("accumulate", add_kernel<1, T>, cover(n), stream, a, b, out, n);
+    launch_early("accumulate", add_kernel<1, T>, cover(n), stream, a, b, out, n);
 }
 
 /// Packed bytes between host and device on the compute stream. Copies from pageable host memory return once staged; copies to
@@ -170,7 +174,7 @@ void fill(const Tensor& dst, double value) {
       }
     } else {
 #if defined(FLARE_CUDA)
-      launch("fill", fill_kernel<T>, cover(n), compute_stream(Device::cuda), data, v, l, n);
+      launch_early("fill", fill_kernel<T>, cover(n), compute_stream(Device::cuda), data, v, l, n);
 #endif
     }
   });
@@ -212,7 +216,8 @@ void copy(const Tensor& src, const Tensor& dst) {
                                      native(compute_stream(Device::cuda))),
                      "copy");
         } else {
-          launch("copy", copy_kernel<To, From>, cover(n), compute_stream(Device::cuda), src.data<From>(), dst.data<To>(), l, n);
+          launch_early("copy", copy_kernel<To, From>, cover(n), compute_stream(Device::cuda), src.data<From>(), dst.data<To>(), l,
+                       n);
         }
 #endif
       }
@@ -247,7 +252,7 @@ void accumulate(const Tensor& src, const Tensor& dst) {
       else if (is_packed(l))
         add_packed<T>(to, from, to, n);
       else
-        launch("accumulate", accumulate_kernel<T>, cover(n), compute_stream(Device::cuda), from, to, l, n);
+        launch_early("accumulate", accumulate_kernel<T>, cover(n), compute_stream(Device::cuda), from, to, l, n);
 #endif
     }
   });

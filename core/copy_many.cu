@@ -1,5 +1,6 @@
 #include "core/copy_many.h"
 
+#include <type_traits>
 #include <vector>
 
 #include "core/rehearsal.h"
@@ -32,16 +33,25 @@ static_assert(sizeof(Table) <= 4000 && kPairs <= kThreads);
 /// before it; each thread looks at one entry, since bisection would wait for one load of the table after another. Reads 4 bytes an
 /// element (8 when adding), writes 4 or 2.
 template <Mode kMode> __global__ void many_kernel(Table t) {
+  after_previous();
   const int block = static_cast<int>(blockIdx.x), thread = static_cast<int>(threadIdx.x);
   const int pair = __syncthreads_count(thread < t.n && t.first_block[thread] <= block) - 1;
   const float* src = t.src[pair];
   const int64_t begin = (block - t.first_block[pair]) * kPerBlock, n = t.count[pair];
   const int64_t end = begin + kPerBlock < n ? begin + kPerBlock : n;
-  for (int64_t i = begin + threadIdx.x; i < end; i += kThreads) {
-    if constexpr (kMode == Mode::copy) static_cast<float*>(t.dst[pair])[i] = src[i];
-    if constexpr (kMode == Mode::add) static_cast<float*>(t.dst[pair])[i] += src[i];
-    if constexpr (kMode == Mode::round) static_cast<bf16*>(t.dst[pair])[i] = bf16(src[i]);
-  }
+  using T = std::conditional_t<kMode == Mode::round, bf16, float>;
+  T* dst = static_cast<T*>(t.dst[pair]);
+  constexpr int kEach = static_cast<int>(kPerBlock / kThreads);
+  float values[kEach];
+#pragma unroll
+  for (int j = 0; j < kEach; ++j)
+    if (const int64_t i = begin + threadIdx.x + j * kThreads; i < end) {
+      values[j] = src[i];
+      if constexpr (kMode == Mode::add) values[j] += dst[i];
+    }
+#pragma unroll
+  for (int j = 0; j < kEach; ++j)
+    if (const int64_t i = begin + threadIdx.x + j * kThreads; i < end) dst[i] = T(values[j]);
 }
 
 /// Collects pairs and launches them a table at a time.
@@ -61,8 +71,8 @@ template <Mode kMode> class Batcher {
   void flush() {
     const char* name = kMode == Mode::add ? "accumulate many" : "copy many";
     if (table_.n)
-      launch(name, many_kernel<kMode>, {dim3(static_cast<unsigned>(n_blocks_)), dim3(kThreads)}, compute_stream(Device::cuda),
-             table_);
+      launch_early(name, many_kernel<kMode>, {dim3(static_cast<unsigned>(n_blocks_)), dim3(kThreads)}, compute_stream(Device::cuda),
+                   table_);
     table_.n = 0;
     n_blocks_ = 0;
   }

@@ -1,6 +1,7 @@
 #include "core/device.h"
 
 #include <charconv>
+#include <cstdlib>
 
 #include "core/beside.h"
 #include "core/rehearsal.h"
@@ -71,6 +72,18 @@ void select_cuda(int index) {
     throw DeviceError(cat("cuda:", index, ": this program has no code for sm_", cuda_info(index).sm,
                           "; rebuild with -DCMAKE_CUDA_ARCHITECTURES=", cuda_info(index).sm));
   }
+}
+
+bool launches_early() {
+  static const bool on = [] {
+    const char* wish = std::getenv("FLARE_EARLY");
+    if (wish && wish[0] == '0') return false;
+    // A program with code for older GPUs alone waits for nothing, whatever GPU it runs on.
+    cudaFuncAttributes attributes{};
+    cuda_check(cudaFuncGetAttributes(&attributes, probe_kernel), "asking for a kernel's architecture");
+    return attributes.ptxVersion >= 90 && attributes.binaryVersion >= 90;
+  }();
+  return on;
 }
 
 void Stream::synchronize() const {

@@ -15,6 +15,7 @@ namespace {
 /// One thread draws four words and writes four elements.
 template <bool kWide, class T>
 __global__ void dropout_kernel(const T* x, const int64_t* rng, T* y, int64_t n, float p, float scale, uint64_t site) {
+  after_previous();
   const int64_t block = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x, e = block * 4;
   if (e >= n) return;
   const Philox4 words =
@@ -75,8 +76,8 @@ struct Dropout {
       const T* x = in[0].data<T>();
       T* y = out[0].data<T>();
       const bool wide = fits_vec(x, 4, sizeof(T), 4) && fits_vec(y, 4, sizeof(T), 4);
-      launch(name, wide ? dropout_kernel<true, T> : dropout_kernel<false, T>, cover((n + 3) / 4), stream, x, in[1].data<int64_t>(),
-             y, n, static_cast<float>(a.p), static_cast<float>(1 / (1 - a.p)), a.site);
+      launch_early(name, wide ? dropout_kernel<true, T> : dropout_kernel<false, T>, cover((n + 3) / 4), stream, x,
+                   in[1].data<int64_t>(), y, n, static_cast<float>(a.p), static_cast<float>(1 / (1 - a.p)), a.site);
     });
   }
 #endif

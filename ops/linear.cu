@@ -6,7 +6,9 @@
 #include "core/beside.h"
 #include "core/gemm.h"
 #include "core/parallel.h"
+#include "ops/kernels/residual_mlp.h"
 #include "ops/matmul.h"
+#include "ops/residual_mlp.h"
 #if defined(FLARE_CUDA)
 #include "core/launch.cuh"
 #include "ops/kernels/linear.cuh"
@@ -33,9 +35,11 @@ template <class T, int kWidth>
 void launch_bias_add(T* y, const float* bias, const T* residual, int64_t rows, int64_t channels, const Stream& stream) {
   const int64_t n_packs = rows * channels / kWidth, packs_per_row = channels / kWidth;
   if (n_packs < (int64_t{1} << 31))
-    launch("linear bias", bias_add_kernel<T, kWidth, uint32_t>, cover(n_packs), stream, y, bias, residual, n_packs, packs_per_row);
+    launch_early("linear bias", bias_add_kernel<T, kWidth, uint32_t>, cover(n_packs), stream, y, bias, residual, n_packs,
+                 packs_per_row);
   else
-    launch("linear bias", bias_add_kernel<T, kWidth, int64_t>, cover(n_packs), stream, y, bias, residual, n_packs, packs_per_row);
+    launch_early("linear bias", bias_add_kernel<T, kWidth, int64_t>, cover(n_packs), stream, y, bias, residual, n_packs,
+                 packs_per_row);
 }
 
 template <class T, int kWidth>
@@ -47,7 +51,8 @@ void launch_column_sum(const T* x, float* out, int64_t rows, int64_t channels, i
   shape.block = dim3(lanes, 256 / lanes);
   shape.grid = dim3(static_cast<unsigned>((packs + lanes - 1) / lanes), static_cast<unsigned>(row_blocks));
   shape.shared_bytes = 256 * kWidth * static_cast<int64_t>(sizeof(float));
-  launch("column_sum", column_sum_kernel<T, kWidth>, shape, stream, x, out, rows, channels, (rows + row_blocks - 1) / row_blocks);
+  launch_early("column_sum", column_sum_kernel<T, kWidth>, shape, stream, x, out, rows, channels,
+               (rows + row_blocks - 1) / row_blocks);
 }
 template <class T>
 void column_sum_rows(const T* x, float* out, int64_t rows, int64_t channels, int64_t row_blocks, const Stream& stream) {
@@ -243,6 +248,9 @@ struct Linear {
 FLARE_REGISTER_OP(Linear);
 
 Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& residual) {
+  const bool is_square = x && weight && bias && x.ndim() > 0 && weight.shape() == Shape{x.size(-1), x.size(-1)};
+  if (is_square && x.device() == Device::cuda && x.dtype() == DType::f32 && has_residual_mlp(false, x.size(-1)))
+    return residual_mlp(x, {weight}, {bias}, {}, {.input_residual = false, .output_residual = false}, residual);
   return apply<Linear>({x, weight, bias, residual});
 }
 Tensor column_sum(const Tensor& x) { return apply<ColumnSum>({x}); }

@@ -96,6 +96,7 @@ template <class T> using Pack16 = Pack<T, 16 / sizeof(T)>;
 
 /// Broadcast operands. Grid: ceil(n/256) blocks of 256; a thread owns one output element.
 template <class Body, class T> __global__ void broadcast_kernel(const T* x, const T* y, T* out, BroadcastLayout l, int64_t n) {
+  after_previous();
   using A = acc_t<T>;
   const int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x;
   if (i >= n) return;
@@ -107,6 +108,7 @@ template <class Body, class T> __global__ void broadcast_kernel(const T* x, cons
 /// number along it.
 template <class Body, class T>
 __global__ void broadcast_packs_kernel(const T* x, const T* y, T* out, BroadcastLayout l, int64_t n) {
+  after_previous();
   using A = acc_t<T>;
   constexpr int kWidth = 16 / sizeof(T);
   const int64_t first = (blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x) * kWidth;
@@ -129,6 +131,7 @@ __global__ void broadcast_packs_kernel(const T* x, const T* y, T* out, Broadcast
 }
 /// Packed operands: a thread owns 16 bytes of the output, read and written in one access each where `aligned`.
 template <class Body, class T> __global__ void packed_kernel(const T* x, const T* y, T* out, bool aligned, int64_t n) {
+  after_previous();
   using A = acc_t<T>;
   constexpr int kWidth = 16 / sizeof(T);
   const int64_t first = (blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x) * kWidth;
@@ -146,6 +149,7 @@ template <class Body, class T> __global__ void packed_kernel(const T* x, const T
   }
 }
 template <class T> __global__ void affine_kernel(const T* x, T* out, float a, float b, int64_t n) {
+  after_previous();
   const int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x;
   if (i < n) out[i] = static_cast<T>(a * static_cast<float>(x[i]) + b);
 }
@@ -201,12 +205,12 @@ template <class Body> void run(const char* name, const Tensor& x, const Tensor& 
     constexpr int64_t kWidth = 16 / sizeof(T);
     if (packed) {
       const bool aligned = aligned16(px) && aligned16(py) && aligned16(out.raw());
-      launch(name, packed_kernel<Body, T>, cover((n + kWidth - 1) / kWidth), stream, px, py, out.data<T>(), aligned, n);
+      launch_early(name, packed_kernel<Body, T>, cover((n + kWidth - 1) / kWidth), stream, px, py, out.data<T>(), aligned, n);
     } else if constexpr (Body::kBroadcasts) {
       const bool packs = l.extent[l.n - 1] % kWidth == 0 && aligned16(out.raw()) && reads_packs(l, l.x, px, kWidth) &&
                          reads_packs(l, l.y, py, kWidth);
-      launch(name, packs ? broadcast_packs_kernel<Body, T> : broadcast_kernel<Body, T>, cover(packs ? n / kWidth : n), stream, px,
-             py, out.data<T>(), l, n);
+      launch_early(name, packs ? broadcast_packs_kernel<Body, T> : broadcast_kernel<Body, T>, cover(packs ? n / kWidth : n), stream,
+                   px, py, out.data<T>(), l, n);
     }
   });
 #endif
@@ -313,7 +317,8 @@ struct Affine {
   static void forward_cuda(Inputs in, Outputs out, const Attrs& at, Stream& stream) {
     dispatch_float_cuda(in[0].dtype(), name, [&](auto tag) {
       using T = typename decltype(tag)::type;
-      launch(name, affine_kernel<T>, cover(out[0].numel()), stream, in[0].data<T>(), out[0].data<T>(), at.a, at.b, out[0].numel());
+      launch_early(name, affine_kernel<T>, cover(out[0].numel()), stream, in[0].data<T>(), out[0].data<T>(), at.a, at.b,
+                   out[0].numel());
     });
   }
 #endif

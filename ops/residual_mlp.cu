@@ -36,10 +36,12 @@ struct Layers {
 };
 Layers layers_of(Inputs in) { return {in, (in.size() - 3) / 2}; }
 
-void check_layers(const Layers& l, const char* who) {
+void check_layers(const Layers& l, const ResidualMlpAttrs& a, const char* who) {
   const Tensor& x = l.x();
   check(x.ndim() >= 1 && is_float(x.dtype()), who, ": x must be floating with at least one axis, got ", x.dtype(), " ", x.shape());
-  check(l.n >= 2 && l.n <= kMaxMlpLayers, who, ": takes 2 to ", kMaxMlpLayers, " layers, got ", l.n);
+  check(l.n >= 1 && l.n <= kMaxMlpLayers, who, ": takes 1 to ", kMaxMlpLayers, " layers, got ", l.n);
+  check(l.n > 1 || a.input_residual == a.output_residual, who, ": the input of a single layer is its last one's too; ",
+        "input_residual and output_residual must agree");
   const int64_t c = x.size(-1);
   for (size_t i = 0; i < l.n; ++i) {
     check(l.weight(i).shape() == Shape{c, c} && l.weight(i).dtype() == param_dtype(x.dtype()), who, ": weight ", i, " must be ",
@@ -62,11 +64,11 @@ bool is_residual(size_t layer, size_t n, const ResidualMlpAttrs& a) {
 bool is_active(size_t layer, size_t n, const ResidualMlpAttrs& a) { return layer + 1 < n || a.last_activation; }
 
 /// The layers one by one: what the op is compared with, and what the CPU runs where it has no kernel. `before`: takes a_l of each
-/// layer with an activation.
+/// layer with an activation. (`linear` would be this op again, for one layer on a GPU.)
 template <class F> Tensor layer_by_layer(const Layers& l, const ResidualMlpAttrs& a, F&& before) {
   Tensor h = l.x();
   for (size_t i = 0; i < l.n; ++i) {
-    Tensor y = linear(h, l.weight(i), l.bias(i));
+    Tensor y = matmul(h, cast_to(l.weight(i), h.dtype()), false, true) + cast_to(l.bias(i), h.dtype());
     before(h, y);
     if (is_active(i, l.n, a)) y = gelu(y);
     h = is_residual(i, l.n, a) ? h + y : y;
@@ -103,7 +105,7 @@ template <class T> void set_shape(ResidualMlpArgs<T>& args, const Layers& l, con
   args.n_layers = static_cast<int>(l.n), args.channels = static_cast<int>(l.channels());
   args.input_residual = a.input_residual, args.output_residual = a.output_residual, args.last_activation = a.last_activation;
 }
-bool is_fused_on_cpu(const Layers& l) { return l.x().dtype() == DType::f32 && has_residual_mlp_cpu(l.channels()); }
+bool is_fused_on_cpu(const Layers& l) { return l.n > 1 && l.x().dtype() == DType::f32 && has_residual_mlp_cpu(l.channels()); }
 ResidualMlpArgs<float> cpu_args_of(const Layers& l, const ResidualMlpAttrs& a, const Tensor& y, const Tensor& added) {
   ResidualMlpArgs<float> args;
   args.x = l.x().data<float>(), args.y = y.data<float>();
@@ -138,12 +140,13 @@ template <class T> ResidualMlpArgs<T> args_of(const Layers& l, const ResidualMlp
 #endif
 
 /// What the backward pass needs for itself. Rows go to the weight gradients in chunks, so that all layers' chunks together are two
-/// blocks for each multiprocessor of an H100; every tile of the kernels divides 128 rows.
+/// blocks for each multiprocessor of an H100 (one for a single layer, whose sums would be most of the traffic); every tile of the
+/// kernels divides 128 rows.
 struct Workspace {
   int64_t chunk_rows, n_chunks, slot_rows;
   explicit Workspace(const Layers& l) {
     const int64_t rows = l.rows(), side = std::max<int64_t>(1, l.channels() / 128);
-    const int64_t most = std::max<int64_t>(1, 264 / (static_cast<int64_t>(l.n) * side * side));
+    const int64_t most = l.n == 1 ? 132 : std::max<int64_t>(1, 264 / (static_cast<int64_t>(l.n) * side * side));
     int64_t wanted = std::clamp<int64_t>(rows / 64, 1, most);
     // Matrix units truncate when they add: in f32 a sum over more rows would lose what the split operands keep.
     if (l.x().dtype() != DType::bf16) wanted = std::max(wanted, (rows + 1023) / 1024);
@@ -161,9 +164,9 @@ struct ResidualMlpBackward {
   static constexpr const char* not_differentiable = kFirstOrderOnly;
   using Attrs = ResidualMlpAttrs;
 
-  static OutSpecs infer(Inputs in, const Attrs&) {
+  static OutSpecs infer(Inputs in, const Attrs& a) {
     const Layers l = layers_of(in);
-    check_layers(l, name);
+    check_layers(l, a, name);
     const auto check_like_x = [&](const Tensor& t, const char* what) {
       check(t.shape() == l.x().shape() && t.dtype() == l.x().dtype(), name, ": ", what, " must be like x, ", l.x().dtype(), " ",
             l.x().shape(), ", got ", t.dtype(), " ", t.shape());
@@ -262,7 +265,16 @@ struct ResidualMlpBackward {
     for (int i = 0; i < 3; ++i) many.inputs.push_back({.kind = InputSpec::param, .shape = {128}});
     many.inputs.push_back({.kind = InputSpec::mask, .shape = {3, 6000}});
     for (int i = 0; i < 2; ++i) many.inputs.push_back({.shape = {3, 6000, 128}});
-    return {s, added, many};
+    const auto one = [](const std::string& label, const Shape& x) {  // what `linear` makes of a square weight
+      const int64_t c = x[-1];
+      Sample sample{label, {{.shape = x}}, Attrs{false, false, false}};
+      sample.inputs.push_back({.kind = InputSpec::param, .shape = {c, c}, .lo = -0.2, .hi = 0.2});
+      sample.inputs.push_back({.kind = InputSpec::param, .shape = {c}});
+      sample.inputs.push_back({.kind = InputSpec::absent, .shape = {}});
+      for (int i = 0; i < 2; ++i) sample.inputs.push_back({.shape = x});
+      return sample;
+    };
+    return {s, added, many, one("one layer, added", {37, 64}), one("one layer, many rows, added", {17003, 128})};
   }
 };
 FLARE_REGISTER_OP(ResidualMlpBackward);
@@ -273,10 +285,10 @@ struct ResidualMlp {
   static constexpr Keep keeps = Keep::inputs;
   static constexpr bool adds = true;  // a mixer's keys and values read the same tensor
 
-  static OutSpecs infer(Inputs in, const Attrs&) {
+  static OutSpecs infer(Inputs in, const Attrs& a) {
     check(in.size() % 2 == 1, name, ": needs as many biases as weights, got ", in.size() - 3, " of both");
     const Layers l = layers_of(in);
-    check_layers(l, name);
+    check_layers(l, a, name);
     const Tensor& r = l.residual();
     check(!r || (r.shape() == l.x().shape() && r.dtype() == l.x().dtype()), name, ": residual must be like x, ", l.x().dtype(), " ",
           l.x().shape(), ", got ", r ? r.dtype() : DType::f32, " ", r ? r.shape() : Shape{});
@@ -351,7 +363,12 @@ struct ResidualMlp {
         s.inputs.push_back({.kind = InputSpec::absent, .shape = {}});
       return s;
     };
-    return {mlp("two layers", {3, 64}, 2, {}, true),
+    return {mlp("one layer", {3, 64}, 1, {false, false}, true),
+            mlp("one layer, masked, beside a residual", {1, 5, 64}, 1, {true, true}, true, true, true),
+            mlp("one layer, activated", {3, 64}, 1, {true, true, true}, true),
+            mlp("one layer, many rows, beside a residual", {17003, 128}, 1, {false, false}, false, false, true),
+            mlp("one layer, many rows, width 64", {9000, 64}, 1, {false, false}, false),
+            mlp("two layers", {3, 64}, 2, {}, true),
             mlp("no residuals", {2, 64}, 3, {false, false}, true),
             mlp("masked", {1, 5, 64}, 2, {}, true, true),
             mlp("masked, beside a residual", {1, 5, 64}, 2, {}, true, true, true),

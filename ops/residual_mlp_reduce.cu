@@ -10,6 +10,7 @@ namespace flare {
 __global__ void residual_mlp_reduce_kernel(const float4* dw_parts, const float* bias_parts, float4* dw, float* db,
                                            int64_t per_layer, int64_t n_packs, int64_t n_chunks, int64_t n_columns,
                                            int64_t dw_blocks) {
+  after_previous();
   __shared__ float4 packs[8][32];
   __shared__ float groups[32][8];
   if (blockIdx.x < dw_blocks) {
@@ -17,7 +18,8 @@ __global__ void residual_mlp_reduce_kernel(const float4* dw_parts, const float* 
     const int64_t i = static_cast<int64_t>(blockIdx.x) * 32 + lane;
     float4 sum{0, 0, 0, 0};
     if (i < n_packs) {
-      const float4* p = dw_parts + i / per_layer * n_chunks * per_layer + i % per_layer;
+      const auto layer = static_cast<uint32_t>(i) / static_cast<uint32_t>(per_layer);  // 64-bit division takes ten times as long
+      const float4* p = dw_parts + layer * (n_chunks - 1) * per_layer + i;
 #pragma unroll 8
       for (int64_t s = group; s < n_chunks; s += 8) {
         const float4 v = p[s * per_layer];
@@ -50,10 +52,10 @@ void residual_mlp_reduce_cuda(const float* dw_parts, const float* bias_parts, fl
                               int64_t n_chunks, const Stream& stream) {
   const int64_t per_layer = channels * channels / 4, n_packs = n_layers * per_layer, n_columns = n_layers * channels;
   const int64_t dw_blocks = (n_packs + 31) / 32;
-  launch("residual_mlp reduce", residual_mlp_reduce_kernel,
-         LaunchShape{dim3(static_cast<unsigned>(dw_blocks + n_columns / 8)), dim3(256), 0}, stream,
-         reinterpret_cast<const float4*>(dw_parts), bias_parts, reinterpret_cast<float4*>(dw), db, per_layer, n_packs, n_chunks,
-         n_columns, dw_blocks);
+  launch_early("residual_mlp reduce", residual_mlp_reduce_kernel,
+               LaunchShape{dim3(static_cast<unsigned>(dw_blocks + n_columns / 8)), dim3(256), 0}, stream,
+               reinterpret_cast<const float4*>(dw_parts), bias_parts, reinterpret_cast<float4*>(dw), db, per_layer, n_packs,
+               n_chunks, n_columns, dw_blocks);
 }
 
 }  // namespace flare

@@ -33,8 +33,8 @@ template <int kGroups> LaunchShape shape_of(const ResidualMlpArgs<bf16>& args, i
 template <int kGroups> void run_backward(const ResidualMlpArgs<bf16>& args, const Stream& stream) {
   const int64_t layers = layer_bytes(args.n_layers), room = (kSharedLimit - layers) / (kGroups * kMlpSlopeBytes);
   const int shared_slopes = static_cast<int>(std::min<int64_t>(room, args.n_active()));
-  launch("residual_mlp backward", residual_mlp_backward_wgmma_kernel<kGroups>,
-         shape_of<kGroups>(args, layers + shared_slopes * kGroups * kMlpSlopeBytes), stream, args, shared_slopes);
+  launch_early("residual_mlp backward", residual_mlp_backward_wgmma_kernel<kGroups>,
+               shape_of<kGroups>(args, layers + shared_slopes * kGroups * kMlpSlopeBytes), stream, args, shared_slopes);
 }
 
 }  // namespace
@@ -45,19 +45,22 @@ bool has_residual_mlp_wgmma(const ResidualMlpArgs<bf16>& args) {
          layer_bytes(args.n_layers) <= kSharedLimit && has_wgmma();
 }
 void residual_mlp_forward_wgmma(const ResidualMlpArgs<bf16>& args, const Stream& stream) {
-  launch("residual_mlp", residual_mlp_wgmma_kernel, shape_of<kMlpForwardGroups>(args, layer_bytes(args.n_layers)), stream, args);
+  launch_early("residual_mlp", residual_mlp_wgmma_kernel, shape_of<kMlpForwardGroups>(args, layer_bytes(args.n_layers)), stream,
+               args);
 }
 void residual_mlp_backward_wgmma(const ResidualMlpArgs<bf16>& args, const Stream& stream) {
   constexpr int64_t kManyTiles = 32 * 132;  // measured: three warpgroups win at 8 tiles a multiprocessor, two at 124
-  if (args.rows >= kManyTiles * kWgmmaMlpRows)
-    run_backward<2>(args, stream);
+  ResidualMlpArgs<bf16> a = args;
+  if (a.n_active() == 0) a.x = a.gy;  // a single linear layer needs no x; a branch in the kernel would cost all others registers
+  if (a.rows >= kManyTiles * kWgmmaMlpRows)
+    run_backward<2>(a, stream);
   else
-    run_backward<3>(args, stream);
+    run_backward<3>(a, stream);
 }
 void residual_mlp_weights_wgmma(const ResidualMlpArgs<bf16>& args, const Stream& stream) {
   const auto chunks = static_cast<unsigned>((args.rows + args.chunk_rows - 1) / args.chunk_rows);
-  launch("residual_mlp weights", residual_mlp_weights_wgmma_kernel,
-         LaunchShape{dim3(chunks, static_cast<unsigned>(args.n_layers)), dim3(kMlpDwThreads), kMlpDwBytes}, stream, args);
+  launch_early("residual_mlp weights", residual_mlp_weights_wgmma_kernel,
+               LaunchShape{dim3(chunks, static_cast<unsigned>(args.n_layers)), dim3(kMlpDwThreads), kMlpDwBytes}, stream, args);
 }
 
 }  // namespace flare

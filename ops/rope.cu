@@ -70,16 +70,16 @@ struct Rope {
     const int64_t tokens = in[0].size(1), channels = in[0].size(2), width = channels / a.heads, n = in[0].numel();
     if (n == 0) return;
     const Tensor table = Tensor::empty({tokens, width}, DType::f32, Device::cuda);
-    launch("rope table", rope_table_kernel, cover(tokens * width / 2), stream, table.data<float>(), tokens * width / 2, width / 2,
-           a.base, a.inverse ? -1.0 : 1.0);
+    launch_early("rope table", rope_table_kernel, cover(tokens * width / 2), stream, table.data<float>(), tokens * width / 2,
+                 width / 2, a.base, a.inverse ? -1.0 : 1.0);
     dispatch_float_cuda(in[0].dtype(), name, [&](auto tag) {
       using T = typename decltype(tag)::type;
       const T* x = in[0].template data<T>();
       T* y = out[0].template data<T>();
       const auto run = [&](auto vec) {
         constexpr int kVec = decltype(vec)::value;
-        launch("rope", rope_kernel<kVec, T>, cover(n / kVec), stream, x, table.data<float>(), y, n / kVec, tokens, channels / kVec,
-               width / kVec);
+        launch_early("rope", rope_kernel<kVec, T>, cover(n / kVec), stream, x, table.data<float>(), y, n / kVec, tokens,
+                     channels / kVec, width / kVec);
       };
       constexpr int kWide = 16 / sizeof(T);
       if (fits_vec(x, width, sizeof(T), kWide) && fits_vec(y, width, sizeof(T), kWide))

@@ -120,7 +120,10 @@ TEST_CASE("residual_mlp: runs of padding on CUDA as on the CPU, and the same bit
 
 TEST_CASE("residual_mlp: wrong calls say what is wrong") {
   Case c = padded_case(1, 4, 64, 2);
-  CHECK_THROWS_WITH_AS(residual_mlp(c.x, {c.weights[0]}, {c.biases[0]}), "residual_mlp: takes 2 to 8 layers, got 1", ShapeError);
+  CHECK_THROWS_WITH_AS(residual_mlp(c.x, {}, {}), "residual_mlp: takes 1 to 8 layers, got 0", ShapeError);
+  CHECK_THROWS_WITH_AS(
+      residual_mlp(c.x, {c.weights[0]}, {c.biases[0]}, {}, {true, false}),
+      "residual_mlp: the input of a single layer is its last one's too; input_residual and output_residual must agree", ShapeError);
   CHECK_THROWS_WITH_AS(residual_mlp(c.x, c.weights, {c.biases[0]}), "residual_mlp: 2 weights and 1 biases", ShapeError);
   const Tensor wide = Tensor::zeros({64, 65}, DType::f32);
   CHECK_THROWS_WITH_AS(residual_mlp(c.x, {c.weights[0], wide}, c.biases),

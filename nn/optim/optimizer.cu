@@ -164,6 +164,7 @@ template <int kCount> __device__ double block_sum(double x) {
 
 /// grid: one block a segment of kSegment gradients; each thread takes every kThreads-th element. Reads each gradient once.
 template <class T> __global__ void partial_sums_kernel(const T* grads, int64_t n, double* sums) {
+  after_previous();
   const int64_t begin = blockIdx.x * kSegment, end = begin + kSegment < n ? begin + kSegment : n;
   double sum = 0;
   for (int64_t i = begin + threadIdx.x; i < end; i += kThreads)
@@ -174,6 +175,7 @@ template <class T> __global__ void partial_sums_kernel(const T* grads, int64_t n
 
 /// grid: one block. Adds the partial sums in a fixed order; thread 0 works out the plan of this step.
 template <class T> __global__ void prepare_kernel(PrepareArgs<T> a, const double* sums, int64_t n_sums) {
+  after_previous();
   double sum = 0;
   for (int64_t i = threadIdx.x; i < n_sums; i += kPrepareThreads) sum += sums[i];
   sum = block_sum<kPrepareThreads>(sum);
@@ -183,6 +185,7 @@ template <class T> __global__ void prepare_kernel(PrepareArgs<T> a, const double
 /// grid: one block a chunk; a thread takes every kThreads-th element, all its loads before the first store, which the compiler
 /// cannot know to be elsewhere. adamw reads p, g, m, v and writes p, m, v: 28 bytes an element.
 template <Update kUpdate, class T> __global__ void __launch_bounds__(kThreads) update_kernel(UpdateArgs<T> a) {
+  after_previous();
   const Plan<T> plan = *a.plan;
   if (!plan.apply) return;
   const Chunk chunk = a.chunks[blockIdx.x];
@@ -214,8 +217,8 @@ template <Update kUpdate, class T> void run_update(const StepArgs<T>& a) {
   if (a.device == Device::cpu) return update_cpu<kUpdate>(a.moments, a.n_chunks);
 #if defined(FLARE_CUDA)
   if constexpr (std::is_same_v<T, float>)
-    launch("optimizer update", update_kernel<kUpdate, T>, {dim3(static_cast<unsigned>(a.n_chunks)), dim3(kThreads)},
-           compute_stream(Device::cuda), a.moments);
+    launch_early("optimizer update", update_kernel<kUpdate, T>, {dim3(static_cast<unsigned>(a.n_chunks)), dim3(kThreads)},
+                 compute_stream(Device::cuda), a.moments);
 #endif
 }
 
@@ -230,9 +233,9 @@ template <class T> void run_step(const StepArgs<T>& a) {
 #if defined(FLARE_CUDA)
     if constexpr (std::is_same_v<T, float>) {
       const Stream& stream = compute_stream(Device::cuda);
-      launch("gradient norm", partial_sums_kernel<T>, {dim3(static_cast<unsigned>(n_sums)), dim3(kThreads)}, stream,
-             a.moments.grads, a.n_flat, a.sums);
-      launch("optimizer plan", prepare_kernel<T>, {dim3(1), dim3(kPrepareThreads)}, stream, a.prepare, a.sums, n_sums);
+      launch_early("gradient norm", partial_sums_kernel<T>, {dim3(static_cast<unsigned>(n_sums)), dim3(kThreads)}, stream,
+                   a.moments.grads, a.n_flat, a.sums);
+      launch_early("optimizer plan", prepare_kernel<T>, {dim3(1), dim3(kPrepareThreads)}, stream, a.prepare, a.sums, n_sums);
     }
 #endif
   }

@@ -30,6 +30,7 @@ inline constexpr int64_t kVocabularyTile = 1024;  // rows of 32 floats: 128 KiB 
 template <class T>
 __global__ void embedding_backward_kernel(const int64_t* tokens, const T* gy, float* parts, int64_t n, int64_t v_count, int64_t c,
                                           int64_t range, int64_t v_tile, int64_t n_v_tiles, int64_t n_c_tiles) {
+  after_previous();
   extern __shared__ float sums[];  // [v_tile][32]
   const int lane = threadIdx.x;
   const int64_t c_tile = blockIdx.x % n_c_tiles, rest = blockIdx.x / n_c_tiles, part = rest / n_v_tiles;
@@ -73,7 +74,7 @@ void embedding_backward_cuda(const char* name, const int64_t* tokens, const T* g
                           v_tile * kWarp * static_cast<int64_t>(sizeof(float))};
   const int64_t range = (n + parts - 1) / parts;
   const auto first = [&](float* to) {
-    launch(name, embedding_backward_kernel<T>, shape, stream, tokens, gy, to, n, v_count, c, range, v_tile, v_tiles, c_tiles);
+    launch_early(name, embedding_backward_kernel<T>, shape, stream, tokens, gy, to, n, v_count, c, range, v_tile, v_tiles, c_tiles);
   };
   if (parts == 1) return first(gw);
   const Tensor partial = Tensor::empty({parts, v_count, c}, DType::f32, Device::cuda);

@@ -13,6 +13,7 @@ template <class T, int kWidth> struct alignas(sizeof(T) * kWidth) LinearPack { T
 /// comes from L1. Index is uint32_t where the packs fit, since a 64-bit remainder would cost more than the memory access.
 template <class T, int kWidth, class Index>
 __global__ void bias_add_kernel(T* y, const float* bias, const T* residual, Index n_packs, Index packs_per_row) {
+  after_previous();
   const Index i = static_cast<Index>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i >= n_packs) return;
   auto* packs = reinterpret_cast<LinearPack<T, kWidth>*>(y);
@@ -31,6 +32,7 @@ __global__ void bias_add_kernel(T* y, const float* bias, const T* residual, Inde
 /// Shared memory: 256*kWidth floats.
 template <class T, int kWidth>
 __global__ void column_sum_kernel(const T* x, float* out, int64_t rows, int64_t channels, int64_t rows_per_block) {
+  after_previous();
   extern __shared__ float group_sums[];
   const int64_t pack = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x, packs_per_row = channels / kWidth;
   const int64_t begin = static_cast<int64_t>(blockIdx.y) * rows_per_block;

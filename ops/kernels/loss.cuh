@@ -19,6 +19,7 @@ struct PlainTerm {
 /// lse[b] and loss[b] of each row; a label out of range gives loss 0. A warp a row.
 template <class T>
 __global__ void cross_entropy_rows_kernel(const T* x, const int64_t* labels, float* lse, float* loss, int64_t rows, int64_t k) {
+  after_previous();
   const int64_t b = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) / kWarp;
   if (b >= rows) return;
   const int lane = threadIdx.x % kWarp;
@@ -38,7 +39,7 @@ template <class T>
 void cross_entropy_cuda(const char* name, const T* x, const int64_t* labels, float* y, float* lse, int64_t rows, int64_t k,
                         Stream& stream) {
   const Tensor loss = Tensor::empty({rows}, DType::f32, Device::cuda);
-  launch(name, cross_entropy_rows_kernel<T>, cover(rows * kWarp), stream, x, labels, lse, loss.data<float>(), rows, k);
+  launch_early(name, cross_entropy_rows_kernel<T>, cover(rows * kWarp), stream, x, labels, lse, loss.data<float>(), rows, k);
   reduce_rows<1>(name, 1, rows, PlainTerm{loss.data<float>()}, WriteTimes{y, 1.0f / static_cast<float>(rows)}, stream);
 }
 
@@ -80,6 +81,7 @@ template <class T> struct BceSlope {
 
 /// One block; a thread takes every 512th row. Integers, so the order does not matter.
 template <class T> __global__ void correct_count_kernel(const T* x, const int64_t* labels, int64_t* y, int64_t rows, int64_t k) {
+  after_previous();
   __shared__ long long of_thread[512];
   long long correct = 0;
   for (int64_t b = threadIdx.x; b < rows; b += blockDim.x) {

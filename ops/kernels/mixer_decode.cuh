@@ -7,7 +7,8 @@
 
 namespace flare {
 
-/// y = P z and lse. 2*DP multiply-adds and one exponential per pair.
+/// y = P z and lse. 2*DP multiply-adds and one exponential per pair. What comes before after_previous() reads keys and bounds
+/// alone: two launches back, encode waited for the one and made the other.
 template <Math X, int DP, int kPoly, bool kSlow> __device__ __forceinline__ void decode_block(const TokenArgs<X>& a) {
   constexpr int NT = kTokenTiles<X, DP, TokenPass::decode>, J = DP / 8, W = kWords<X, DP>, kTable = 32 * kTableWords<X, DP>;
   const int warps = static_cast<int>(blockDim.x / 32), group_rows = warps * NT * 16;
@@ -77,6 +78,7 @@ template <Math X, int DP, int kPoly, bool kSlow> __device__ __forceinline__ void
     for (int64_t m0 = 0; m0 < a.M; m0 += a.table_latents) {
       const int steps = static_cast<int>((min(static_cast<int64_t>(a.table_latents), a.M - m0) + 15) / 16);
       if (!once || group == first_group) {
+        if (group == first_group && m0 == 0) after_previous();
         __syncthreads();
         copy_tables<X, DP, 2>(q_table, a.tables + bh * 2 * all_steps * kTable, all_steps, static_cast<int>(m0 / 16), steps, room);
         copy_async_commit();
@@ -117,7 +119,7 @@ template <Math X, int DP> __device__ __noinline__ void decode_block_slow(const T
 template <Math X, int DP, int kPoly>
 __global__ void __launch_bounds__(32 * kTokenWarps<X, DP, TokenPass::decode>, kTokenBlocks<X, DP, TokenPass::decode>)
     mixer_decode_kernel(const __grid_constant__ TokenArgs<X> a) {
-  if (all_safe(a.part_bound + (blockIdx.z * a.H + blockIdx.x) * a.n_bounds, a.n_bounds, a.dropout.on()))
+  if (all_safe(a.part_bound + (blockIdx.z * a.H + blockIdx.x) * a.n_bounds, a.n_bounds, a.safe, a.dropout.on()))
     decode_block<X, DP, kPoly, false>(a);
   else
     decode_block_slow<X, DP>(a);

@@ -9,6 +9,7 @@ namespace flare {
 ///   P = 2^(s - lse'),  A = 2^(s - lse),  W = P (g.z - delta) + A (v.dz - eps),  dk += W q,  dv += A dz,  dq += W^T k.
 /// Where every score is safe, one exponential serves both: with E = 2^s, g' = g 2^-lse', dz' = dz 2^-lse and so on,
 ///   W = E (g'.z + v.dz' - delta' - eps'),  A dz = E dz'.
+/// What comes before after_previous() reads what was there before the tables were made: rows, statistics and bounds.
 template <Math X, int DP, TokenPass P, int kPoly, bool kFast> __device__ __forceinline__ void dkv_block(const TokenArgs<X>& a) {
   constexpr int NT = kTokenTiles<X, DP, P>, J = DP / 8, W = kWords<X, DP>, kTable = 32 * kTableWords<X, DP>;
   constexpr bool kDq = P == TokenPass::dkv_dq;
@@ -158,6 +159,7 @@ template <Math X, int DP, TokenPass P, int kPoly, bool kFast> __device__ __force
     for (int64_t m0 = a.first; m0 < a.last; m0 += a.table_latents) {
       const int steps = static_cast<int>((min(static_cast<int64_t>(a.table_latents), a.last - m0) + 15) / 16);
       if (!once || group == first_group) {
+        if (group == first_group && m0 == a.first) after_previous();
         __syncthreads();
         copy_tables<X, DP, 5>(q_table, a.tables + bh * 5 * all_steps * kTable, all_steps, static_cast<int>(m0 / 16), steps, room);
         for (int i = 2 * static_cast<int>(threadIdx.x); i < 16 * steps; i += 2 * 32 * warps)
@@ -314,7 +316,8 @@ template <Math X, int DP, TokenPass P> __device__ __noinline__ void dkv_block_sl
 template <Math X, int DP, TokenPass P, int kPoly>
 __global__ void __launch_bounds__(32 * kTokenWarps<X, DP, P>, kTokenBlocks<X, DP, P>)
     mixer_dkv_kernel(const __grid_constant__ TokenArgs<X> a) {
-  if (all_safe(a.part_bound + (blockIdx.z * a.H + blockIdx.x) * a.n_bounds, a.n_bounds, a.dropout.on()))
+  if constexpr (P == TokenPass::dkv) after_previous();  // it writes delta early
+  if (all_safe(a.part_bound + (blockIdx.z * a.H + blockIdx.x) * a.n_bounds, a.n_bounds, a.safe, a.dropout.on()))
     dkv_block<X, DP, P, kPoly, true>(a);
   else
     dkv_block_slow<X, DP, P>(a);

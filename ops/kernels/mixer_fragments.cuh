@@ -361,15 +361,21 @@ __device__ __forceinline__ void follow_largest(float (&s)[2][4], int half, const
   for (int c = 0; c < 4; ++c) s[c / 2][2 * half + c % 2] = exp2_unit(s[c / 2][2 * half + c % 2] - from);
 }
 
-/// Scores (in powers of two) below this magnitude need no origin: every weight, sum of up to 2^24 weights and quotient of sums
-/// stays a normal f32 and bf16 number.
-inline constexpr float kSafeScore = 56.0f;
+/// Scores (in powers of two) below this magnitude need no origin: every weight, sum of weights over N tokens or 2048 latents, and
+/// quotient of sums stays a normal f32 and bf16 number, and so do cotangents down to 2^-40 times 2^-lse (lse <= limit + log2 N). In
+/// bf16 differences s - lse must be above -127 too, for exp2_poly_bf16x2.
+template <Math X> float safe_score(int64_t N) {
+  if (X == Math::bf16) return 56;
+  int bits = 10;
+  while (int64_t{1} << bits < N) ++bits;
+  return static_cast<float>(86 - bits);
+}
 
-/// Whether every score of a head is a safe exponent. Every thread of the block must call it.
-__device__ __forceinline__ bool all_safe(const float* part_bound, int n_bounds, bool dropout) {
+/// Whether every score of a head is a safe exponent: `limit` is safe_score of its tokens. Every thread of the block must call it.
+__device__ __forceinline__ bool all_safe(const float* part_bound, int n_bounds, float limit, bool dropout) {
   bool unsafe = dropout;
   for (int i = static_cast<int>(threadIdx.x); i < n_bounds; i += static_cast<int>(blockDim.x))
-    unsafe = unsafe || !(part_bound[i] <= kSafeScore);
+    unsafe = unsafe || !(part_bound[i] <= limit);
   return !__syncthreads_or(unsafe);
 }
 

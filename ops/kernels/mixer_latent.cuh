@@ -22,7 +22,8 @@ __device__ __forceinline__ bool latent_block(const LatentArgs<X>& a) {
   Tile* tiles = reinterpret_cast<Tile*>(shared);
   const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32), g = lane / 4, t = lane % 4;
   const int warps_t = kLatentThreads / 32 / a.warps_m, wm = warp % a.warps_m, wt = warp / a.warps_m;
-  const int h = static_cast<int>(blockIdx.x % a.H), block_m = static_cast<int>(blockIdx.x / a.H % a.n_blocks_m);
+  const auto heads = static_cast<unsigned>(a.H);  // dividing 64-bit numbers takes ten times as long
+  const int h = static_cast<int>(blockIdx.x % heads), block_m = static_cast<int>(blockIdx.x / heads);
   const int chunk = static_cast<int>(blockIdx.y), b = static_cast<int>(blockIdx.z);
   const int64_t bh = b * a.H + h;
   const int m0 = (block_m * a.warps_m + wm) * (MT * 16), M = static_cast<int>(a.M);
@@ -87,7 +88,7 @@ __device__ __forceinline__ bool latent_block(const LatentArgs<X>& a) {
     if constexpr (P == LatentPass::dq) z[i].settle(nothing), dz[i].settle(nothing);
   }
   // |q.k| <= |q| |k|: below this bound on |k| every score is a safe exponent.
-  const float limit = kSafeScore / fmaxf(warp_max_of(norm), 1e-30f);
+  const float limit = a.safe / fmaxf(warp_max_of(norm), 1e-30f);
   LargestRow<X> keys;
 #pragma unroll
   for (int i = 0; i < MT; ++i) {
@@ -245,9 +246,10 @@ template <Math X, int DP, LatentPass P> __device__ __noinline__ void latent_bloc
 template <Math X, int DP, LatentPass P, int kPoly>
 __global__ void __launch_bounds__(kLatentThreads, kLatentBlocks<X, DP, P>)
     latent_pass_kernel(const __grid_constant__ LatentArgs<X> a) {
+  after_previous();
   if constexpr (P == LatentPass::dq) {
-    const int64_t bh = blockIdx.z * a.H + blockIdx.x % a.H;
-    if (all_safe(a.part_bound + bh * a.n_bounds, a.n_bounds, a.dropout.on()))
+    const int64_t bh = blockIdx.z * a.H + blockIdx.x % static_cast<unsigned>(a.H);
+    if (all_safe(a.part_bound + bh * a.n_bounds, a.n_bounds, a.safe, a.dropout.on()))
       latent_block<X, DP, P, kPoly, false>(a);
     else
       latent_block_slow<X, DP, P>(a);

@@ -26,7 +26,7 @@ template <Math X> struct LatentArgs {
   int n_bounds = 1;                 // dq: of part_bound, per head
   int n_chunks = 1, tile_rows = 0;  // blocks that share a head's tokens, and how many tokens they take at a time
   int D = 0, warps_m = 1;
-  float scale = 1;
+  float scale = 1, safe = 0;   // safe_score(N)
   uint32_t one = 0x3f803f80u;  // twice 1.0 in bf16, for exp2_poly_bf16x2
   AttentionDropout dropout;
 };

@@ -12,16 +12,6 @@ namespace flare {
 
 /// Blocks that a GPU of 132 multiprocessors runs at once; fixed, so that sums are cut alike everywhere.
 inline constexpr int64_t kBlocksAtOnce = 132;
-/// Shared memory that a block may have. It decides how often tables are copied, not the order of any sum.
-inline int64_t shared_bytes_per_block() {
-  static const int64_t bytes = [] {
-    int device = 0, value = 0;
-    cuda_check(cudaGetDevice(&device), "mixer");
-    cuda_check(cudaDeviceGetAttribute(&value, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), "mixer");
-    return static_cast<int64_t>(value) - 512;  // for what kernels declare themselves
-  }();
-  return bytes;
-}
 /// Into how many chunks each of `heads` streams is cut, so that the last of the rounds in which `slots` blocks run is as full as
 /// the others.
 inline int64_t balanced_chunks(int64_t heads, int64_t slots, int64_t most) {
@@ -51,10 +41,11 @@ template <Math X, int DP, LatentPass P> void launch_latent_pass(const char* name
   constexpr int64_t kBytes = std::max<int64_t>(kStages * sizeof(Tile), kMerge);
   static_assert(kBytes <= 227 * 1024);
   constexpr int kPoly = X == Math::bf16 ? 1 : 0;
-  launch(name, latent_pass_kernel<X, DP, P, kPoly>,
-         LaunchShape{dim3(static_cast<unsigned>(a.H * a.n_blocks_m), static_cast<unsigned>(a.n_chunks), static_cast<unsigned>(B)),
-                     dim3(kLatentThreads), kBytes},
-         stream, a);
+  launch_early(
+      name, latent_pass_kernel<X, DP, P, kPoly>,
+      LaunchShape{dim3(static_cast<unsigned>(a.H * a.n_blocks_m), static_cast<unsigned>(a.n_chunks), static_cast<unsigned>(B)),
+                  dim3(kLatentThreads), kBytes},
+      stream, a);
 }
 /// Cuts M into blocks and N into chunks for pass P.
 template <Math X, int DP, LatentPass P> void plan_latent_pass(LatentArgs<X>& a, int64_t B) {
@@ -67,13 +58,15 @@ template <Math X, int DP, LatentPass P> void plan_latent_pass(LatentArgs<X>& a, 
   a.tile_rows = static_cast<int>(std::min<int64_t>(kTokens<X, DP>, ((a.N + wanted - 1) / wanted + step - 1) / step * step));
   a.n_chunks = static_cast<int>(std::min(wanted, (a.N + a.tile_rows - 1) / a.tile_rows));
 }
+/// Plain sums of parts.
 template <int DP> void launch_merge(const char* name, MergeArgs& a, Stream& stream) {
   a.lanes = 1;
   while (a.lanes * 2 * DP <= kMergeThreads && a.lanes * 8 <= a.n_sum * a.n_chunks) a.lanes *= 2;
   const int64_t rows = kMergeThreads / DP / a.lanes;
-  launch(name, merge_latents_kernel<DP>,
-         LaunchShape{dim3(static_cast<unsigned>((a.M + rows - 1) / rows), static_cast<unsigned>(a.groups)), dim3(kMergeThreads), 0},
-         stream, a);
+  launch_early(
+      name, merge_latents_kernel<DP>,
+      LaunchShape{dim3(static_cast<unsigned>((a.M + rows - 1) / rows), static_cast<unsigned>(a.groups)), dim3(kMergeThreads), 0},
+      stream, a);
 }
 /// dq = scale * sum of its parts over chunks and, for shared queries, over the batch.
 template <int DP, class T> void merge_dq(const Tensor& part, const MixerGradArgs<T>& m, int64_t n_chunks, Stream& stream) {
@@ -95,22 +88,38 @@ struct TokenPlan {
 template <Math X, int DP, TokenPass P> int64_t bytes_per_16_latents() {
   return kTables<P> * 32 * kTableWords<X, DP> * 4 + (P == TokenPass::decode ? 0 : 16 * 8);
 }
-/// Warps of a block: half as many as long as there are fewer than two blocks for each multiprocessor.
-template <Math X, int DP, TokenPass P> int64_t token_warps(int64_t heads, int64_t N) {
-  int64_t warps = kTokenWarps<X, DP, P>;
-  const auto blocks = [&] { return heads * ((N + warps * kTokenTiles<X, DP, P> * 16 - 1) / (warps * kTokenTiles<X, DP, P> * 16)); };
-  while (warps > 1 && blocks() < 2 * kBlocksAtOnce) warps /= 2;
-  return warps;
+/// Warps of a block, and blocks that share a head's tokens.
+struct TokenCut {
+  int64_t warps, chunks;
+};
+template <Math X, int DP, TokenPass P> TokenCut token_cut(int64_t heads, int64_t N) {
+  constexpr int64_t kRows = kTokenTiles<X, DP, P> * 16, kMost = kTokenWarps<X, DP, P>,
+                    kSlots = kTokenBlocks<X, DP, P> * kBlocksAtOnce;
+  const int64_t groups = (N + kRows - 1) / kRows;  // what a warp takes at a time
+  const auto rounded_up = [](int64_t n, int64_t by) { return (n + by - 1) / by; };
+  if (heads * rounded_up(groups, kMost) >= 2 * kBlocksAtOnce)
+    return {kMost, balanced_chunks(heads, kSlots, rounded_up(groups, kMost))};
+  // Few groups: the fewest turns that a warp takes, then the fewest warps on the busiest multiprocessor.
+  TokenCut best{1, 1};
+  int64_t least_turns = heads * groups + 1, least_load = 0;
+  for (int64_t warps = kMost; warps >= 1; --warps)
+    for (int64_t chunks = 1; chunks <= rounded_up(groups, warps) && heads * chunks <= 2 * kSlots; ++chunks) {
+      const int64_t turns = rounded_up(heads * chunks, kSlots) * rounded_up(groups, chunks * warps);
+      const int64_t load = rounded_up(heads * chunks, kBlocksAtOnce) * warps;
+      if (turns > least_turns || (turns == least_turns && load >= least_load)) continue;
+      best = {warps, chunks}, least_turns = turns, least_load = load;
+    }
+  return best;
 }
 /// Cuts N into chunks, and `latents` of the latents into tables that fit beside what else needs shared memory.
 template <Math X, int DP, TokenPass P> TokenPlan plan_token_pass(TokenArgs<X>& a, int64_t B, int64_t latents) {
   const int64_t padded = (latents + 15) / 16 * 16, per_16 = bytes_per_16_latents<X, DP, P>();
-  const int64_t warps = token_warps<X, DP, P>(B * a.H, a.N), fixed = token_fixed_bytes<X, DP, P>(warps, padded);
-  int64_t steps = std::min(padded / 16, (shared_bytes_per_block() - fixed) / per_16);
+  const auto [warps, chunks] = token_cut<X, DP, P>(B * a.H, a.N);
+  const int64_t fixed = token_fixed_bytes<X, DP, P>(warps, padded);
+  // Shared memory decides how often tables are copied, not the order of any sum.
+  int64_t steps = std::min(padded / 16, (most_shared_bytes() - fixed) / per_16);
   a.table_latents = static_cast<int>(16 * std::max<int64_t>(steps, 1));
-  const int64_t tile = kTokenTiles<X, DP, P> * warps * 16;
-  const int64_t wanted = balanced_chunks(B * a.H, kTokenBlocks<X, DP, P> * kBlocksAtOnce, (a.N + tile - 1) / tile);
-  a.n_chunks = static_cast<int>(wanted);
+  a.n_chunks = static_cast<int>(chunks);
   return {warps, a.table_latents / 16 * per_16 + fixed};
 }
 
@@ -118,7 +127,7 @@ template <Math X, int DP, TokenPass P> TokenPlan plan_token_pass(TokenArgs<X>& a
 /// those; 0 if not.
 template <Math X, int DP> int64_t latents_with_dq(int64_t heads, int64_t M, int64_t N) {
   constexpr TokenPass kPass = TokenPass::dkv_dq;
-  const int64_t warps = token_warps<X, DP, kPass>(heads, N), room = shared_bytes_per_block() / kTokenBlocks<X, DP, kPass>;
+  const int64_t warps = token_cut<X, DP, kPass>(heads, N).warps, room = most_shared_bytes() / kTokenBlocks<X, DP, kPass>;
   for (const int64_t parts : {1, 2}) {
     const int64_t range = ((M + parts - 1) / parts + 15) / 16 * 16;
     if (token_fixed_bytes<X, DP, kPass>(warps, range) + range / 16 * bytes_per_16_latents<X, DP, kPass>() <= room) return range;
@@ -131,7 +140,7 @@ template <Math X, int DP, TokenPass P> Tensor pack_latents(PackArgs& a, int64_t 
   const int64_t steps = (a.M + 15) / 16, words = B * a.H * steps * kTables<P> * 32 * kTableWords<X, DP>;
   const Tensor tables = device_floats(words + B * a.H * steps * 16 * 2);
   a.tables = reinterpret_cast<uint32_t*>(tables.data<float>()), a.stats = reinterpret_cast<float2*>(tables.data<float>() + words);
-  launch(
+  launch_early(
       "mixer pack", pack_latents_kernel<X, DP, P>,
       LaunchShape{dim3(static_cast<unsigned>(steps), static_cast<unsigned>(a.H), static_cast<unsigned>(B)), dim3(kPackThreads), 0},
       stream, a);
@@ -147,7 +156,8 @@ template <Math X> void mixer_forward(const MixerArgs<Token<X>>& m, Stream& strea
     constexpr int DP = decltype(width)::value;
     LatentArgs<X> e;
     e.q = m.q, e.q_batch = m.q_batch, e.k = m.k, e.v = m.v, e.mask = m.mask, e.dropout = m.dropout;
-    e.H = m.H, e.M = m.M, e.N = m.N, e.D = static_cast<int>(m.D), e.scale = static_cast<float>(m.scale);
+    e.H = m.H, e.M = m.M, e.N = m.N, e.D = static_cast<int>(m.D), e.scale = static_cast<float>(m.scale),
+    e.safe = safe_score<X>(m.N);
     plan_latent_pass<X, DP, LatentPass::encode>(e, m.B);
     const int64_t heads = m.B * m.H, rows = heads * e.n_chunks * m.M, n_bounds = e.n_chunks * e.n_blocks_m;
     const bool split = e.n_chunks > 1;
@@ -157,23 +167,22 @@ template <Math X> void mixer_forward(const MixerArgs<Token<X>>& m, Stream& strea
     e.rest_out = m.rest_encode;
     e.part_bound = bounds.data<float>();
     launch_latent_pass<X, DP, LatentPass::encode>("mixer encode", e, m.B, stream);
-    if (split) {
-      MergeArgs g;
-      g.part = e.part, g.stats = e.part_stats, g.out = m.z, g.lse = m.lse_encode, g.rest = kHasRest<X> ? m.rest_encode : nullptr;
-      g.groups = heads, g.M = m.M, g.n_chunks = static_cast<int>(e.n_chunks), g.D = e.D;
-      launch_merge<DP>("mixer merge of z", g, stream);
-    }
     TokenArgs<X> d;
-    d.part_bound = e.part_bound, d.n_bounds = static_cast<int>(n_bounds), d.k = m.k, d.out = m.y, d.mask = m.mask,
+    d.part_bound = e.part_bound, d.safe = e.safe, d.n_bounds = static_cast<int>(n_bounds), d.k = m.k, d.out = m.y, d.mask = m.mask,
     d.lse_decode = m.lse_decode, d.rest_decode = m.rest_decode;
     d.H = m.H, d.M = m.M, d.N = m.N, d.D = e.D, d.dropout = m.dropout;
     PackArgs pack;
     pack.q = m.q, pack.q_batch = m.q_batch, pack.z = m.z, pack.scale = e.scale;
     pack.M = m.M, pack.H = static_cast<int>(m.H), pack.D = e.D;
+    if (split) {
+      MergeArgs& g = pack.merge;
+      g.part = e.part, g.stats = e.part_stats, g.out = m.z, g.lse = m.lse_encode, g.rest = kHasRest<X> ? m.rest_encode : nullptr;
+      g.groups = heads, g.M = m.M, g.n_chunks = static_cast<int>(e.n_chunks), g.D = e.D;
+    }
     const Tensor tables = pack_latents<X, DP, TokenPass::decode>(pack, m.B, stream);
     d.tables = pack.tables;
     const TokenPlan plan = plan_token_pass<X, DP, TokenPass::decode>(d, m.B, m.M);
-    launch("mixer decode", mixer_decode_kernel < X, DP, X == Math::bf16 ? 1 : 0 >, token_shape(d, m.B, plan), stream, d);
+    launch_early("mixer decode", mixer_decode_kernel < X, DP, X == Math::bf16 ? 1 : 0 >, token_shape(d, m.B, plan), stream, d);
   });
 }
 
@@ -183,34 +192,33 @@ template <Math X> void mixer_backward(const MixerGradArgs<Token<X>>& m, Stream& 
     const int64_t heads = m.B * m.H;
     LatentArgs<X> e;
     e.q = m.q.data, e.q_batch = m.q.batch, e.k = m.k, e.v = m.v, e.g = m.g, e.mask = m.mask, e.dropout = m.dropout;
-    e.H = m.H, e.M = m.M, e.N = m.N, e.D = static_cast<int>(m.D), e.scale = static_cast<float>(m.scale);
+    e.H = m.H, e.M = m.M, e.N = m.N, e.D = static_cast<int>(m.D), e.scale = static_cast<float>(m.scale),
+    e.safe = safe_score<X>(m.N);
     e.lse_encode = m.lse_encode, e.lse_decode = m.lse_decode, e.z = m.z;
     e.rest_encode = m.rest_encode, e.rest_decode = m.rest_decode;
     plan_latent_pass<X, DP, LatentPass::dz>(e, m.B);
     const int64_t n_bounds = e.n_chunks * e.n_blocks_m;
     const bool split = e.n_chunks > 1;
     const Tensor dz = device_floats(heads * m.M * m.D), bounds = device_floats(heads * n_bounds);
-    {
-      const Tensor part = device_floats(split ? heads * e.n_chunks * m.M * m.D : 1);
-      e.part = split ? part.data<float>() : dz.data<float>(), e.part_bound = bounds.data<float>();
-      launch_latent_pass<X, DP, LatentPass::dz>("mixer dz", e, m.B, stream);
-      if (split) {
-        MergeArgs g;
-        g.part = e.part, g.out = dz.data<float>();
-        g.groups = heads, g.M = m.M, g.n_chunks = static_cast<int>(e.n_chunks), g.D = e.D;
-        launch_merge<DP>("mixer merge of dz", g, stream);
-      }
+    PackArgs pack;
+    Tensor dz_parts = device_floats(split ? heads * e.n_chunks * m.M * m.D : 1);
+    e.part = split ? dz_parts.data<float>() : dz.data<float>(), e.part_bound = bounds.data<float>();
+    launch_latent_pass<X, DP, LatentPass::dz>("mixer dz", e, m.B, stream);
+    if (split) {
+      MergeArgs& g = pack.merge;
+      g.part = e.part, g.out = dz.data<float>();
+      g.groups = heads, g.M = m.M, g.n_chunks = static_cast<int>(e.n_chunks), g.D = e.D;
     }
     e.dz = dz.data<float>();
     TokenArgs<X> d;
-    PackArgs pack;
     pack.q = e.q, pack.q_batch = e.q_batch, pack.z = m.z, pack.dz = e.dz, pack.lse_encode = m.lse_encode,
     pack.rest_encode = m.rest_encode, pack.scale = e.scale;
-    pack.part_bound = e.part_bound, pack.n_bounds = static_cast<int>(n_bounds), pack.dropout = m.dropout.on();
+    pack.part_bound = e.part_bound, pack.safe = e.safe, pack.n_bounds = static_cast<int>(n_bounds), pack.dropout = m.dropout.on();
     pack.M = m.M, pack.H = static_cast<int>(m.H), pack.D = e.D;
     const Tensor tables = pack_latents<X, DP, TokenPass::dkv>(pack, m.B, stream);
+    dz_parts = Tensor();  // merged
     d.tables = pack.tables, d.stats = pack.stats;
-    d.part_bound = e.part_bound, d.n_bounds = static_cast<int>(n_bounds);
+    d.part_bound = e.part_bound, d.safe = e.safe, d.n_bounds = static_cast<int>(n_bounds);
     d.k = m.k, d.v = m.v, d.g = m.g, d.y = m.y, d.dk = m.dk, d.dv = m.dv, d.mask = m.mask,
     d.lse_decode = const_cast<float*>(m.lse_decode), d.rest_decode = const_cast<float*>(m.rest_decode);
     d.H = m.H, d.M = m.M, d.N = m.N, d.D = e.D, d.dropout = m.dropout;
@@ -224,8 +232,8 @@ template <Math X> void mixer_backward(const MixerGradArgs<Token<X>>& m, Stream& 
         d.part = part.data<float>();
         for (d.first = 0; d.first < m.M; d.first += range) {
           d.last = std::min(d.first + range, m.M);
-          launch("mixer dk, dv, dq", mixer_dkv_kernel < X, DP, kPass, X == Math::bf16 ? 1 : 0 >, token_shape(d, m.B, plan), stream,
-                 d);
+          launch_early("mixer dk, dv, dq", mixer_dkv_kernel < X, DP, kPass, X == Math::bf16 ? 1 : 0 >, token_shape(d, m.B, plan),
+                       stream, d);
         }
         merge_dq<DP>(part, m, d.n_chunks, stream);
         return;
@@ -234,8 +242,8 @@ template <Math X> void mixer_backward(const MixerGradArgs<Token<X>>& m, Stream& 
     const Tensor delta = device_floats(heads * m.N);
     d.delta = delta.data<float>();
     const TokenPlan plan = plan_token_pass<X, DP, TokenPass::dkv>(d, m.B, m.M);
-    launch("mixer dk, dv", mixer_dkv_kernel < X, DP, TokenPass::dkv, X == Math::bf16 ? 1 : 0 >, token_shape(d, m.B, plan), stream,
-           d);
+    launch_early("mixer dk, dv", mixer_dkv_kernel < X, DP, TokenPass::dkv, X == Math::bf16 ? 1 : 0 >, token_shape(d, m.B, plan),
+                 stream, d);
     plan_latent_pass<X, DP, LatentPass::dq>(e, m.B);
     const Tensor part = device_floats(heads * e.n_chunks * m.M * m.D);
     e.delta = d.delta, e.part = part.data<float>(), e.n_bounds = static_cast<int>(n_bounds);

@@ -1,11 +1,14 @@
 #pragma once
-/// Latents in the order in which the token passes read them, so that a block fills its shared memory with plain copies.
+/// Latents in the order in which the token passes read them, so that a block fills its shared memory with plain copies; merged
+/// before, where they come in parts.
+#include "ops/kernels/mixer_merge.cuh"
 #include "ops/kernels/mixer_token_steps.cuh"
 
 namespace flare {
 
-inline constexpr int kPackThreads = 256;
+inline constexpr int kPackThreads = 512;
 struct PackArgs {
+  MergeArgs merge;           // of z (decode) or dz (dkv); its part is null where they are ready
   const float* q = nullptr;  // packed [M,D] per head
   int64_t q_batch = 0;
   const float *z = nullptr, *dz = nullptr, *lse_encode = nullptr;  // [B,H,M,D], [B,H,M,D], [B,H,M]
@@ -16,27 +19,52 @@ struct PackArgs {
   int64_t M = 0;
   int H = 1, D = 0, n_bounds = 1;
   bool dropout = false;
-  float scale = 1;
+  float scale = 1, safe = 0;  // safe_score(N)
 };
 
 /// Tables of one head. decode: scores of q, values of z. dkv: scores and values of q, scores of z, scores and values of dz; stats
 /// are (lse, eps = dz.z) of each latent in powers of two. Where every score is safe, dz carries 2^-lse and stats hold -eps 2^-lse
 /// (in bf16 the bits of two parts of it), as the fast path of mixer_dkv_kernel wants them. q carries scale, for scores
 /// times log2(e).
-/// Grid: (blocks of 16 latents, h, b); a thread makes a few words.
+/// Grid: (blocks of 16 latents, h, b). A thread merges an element or two, then makes a few words.
 template <Math X, int DP, TokenPass P> __global__ void __launch_bounds__(kPackThreads) pack_latents_kernel(const PackArgs a) {
+  after_previous();
   constexpr int W = kWords<X, DP>, K = W / (DP / 8), kWide = kTableWords<X, DP>, kStep = 32 * kWide;
   const int step = static_cast<int>(blockIdx.x), steps = static_cast<int>(gridDim.x), h = static_cast<int>(blockIdx.y);
   const int64_t bh = static_cast<int64_t>(blockIdx.z) * a.H + h, head = bh * a.M * a.D;
   const float *q = a.q + blockIdx.z * a.q_batch + h * a.M * a.D, *z = a.z + head,
               *dz = P == TokenPass::decode ? nullptr : a.dz + head;
-  const bool fast = P != TokenPass::decode && all_safe(a.part_bound + bh * a.n_bounds, a.n_bounds, a.dropout);
+  constexpr int kElements = 16 * DP, kLanes = kPackThreads > kElements ? kPackThreads / kElements : 1;
+  __shared__ MergedPart parts[kLanes * kElements];
+  __shared__ float merged[16][DP];  // z or dz
+  const int lanes = a.merge.part ? kLanes : 1;
+  for (int i = static_cast<int>(threadIdx.x); i < lanes * kElements; i += kPackThreads) {
+    const int64_t m = 16 * step + i % kElements / DP;
+    const int d = i % DP;
+    if (m >= a.M || d >= a.D)
+      parts[i] = no_part();
+    else if (a.merge.part)
+      parts[i] = merge_parts(a.merge, bh, m, d, i / kElements, kLanes);
+    else
+      parts[i].total = (P == TokenPass::decode ? z : dz)[m * a.D + d];
+  }
+  __syncthreads();
+  for (int i = static_cast<int>(threadIdx.x); i < kElements; i += kPackThreads) {
+    const int64_t m = 16 * step + i / DP;
+    const int d = i % DP;
+    merged[i / DP][d] =
+        a.merge.part ? merge_lanes(a.merge, bh, m, d, kLanes, m < a.M && d < a.D, [&](int l) { return parts[l * kElements + i]; })
+                     : parts[i].total;
+  }
+  __syncthreads();
+  const bool fast = P != TokenPass::decode && all_safe(a.part_bound + bh * a.n_bounds, a.n_bounds, a.safe, a.dropout);
   const auto at = [&](int table, int64_t m, int d) {
     if (m >= a.M || d >= a.D) return 0.0f;
-    if (P == TokenPass::decode) return table == 0 ? a.scale * kLog2e * q[m * a.D + d] : z[m * a.D + d];
+    const float own = merged[m - 16 * step][d];
+    if (P == TokenPass::decode) return table == 0 ? a.scale * kLog2e * q[m * a.D + d] : own;
     if (table <= 1) return a.scale * (table == 0 ? kLog2e : 1.0f) * q[m * a.D + d];
     if (table == 2) return z[m * a.D + d];
-    const float x = kHasRest<X> ? dz[m * a.D + d] / a.rest_encode[bh * a.M + m] : dz[m * a.D + d];
+    const float x = kHasRest<X> ? own / a.rest_encode[bh * a.M + m] : own;
     return fast ? x * exp2f(-in_base_2(a.lse_encode[bh * a.M + m])) : x;
   };
   uint32_t* out = a.tables + bh * kTables<P> * steps * kStep;
@@ -64,7 +92,7 @@ template <Math X, int DP, TokenPass P> __global__ void __launch_bounds__(kPackTh
     const int64_t m = 16 * step + threadIdx.x;
     const float lse = m < a.M ? in_base_2(a.lse_encode[bh * a.M + m]) : 0.0f;
     float eps = 0;
-    for (int d = 0; m < a.M && d < a.D; ++d) eps = fmaf(z[m * a.D + d], dz[m * a.D + d], eps);
+    for (int d = 0; m < a.M && d < a.D; ++d) eps = fmaf(z[m * a.D + d], merged[threadIdx.x][d], eps);
     if constexpr (kHasRest<X>) eps = m < a.M ? eps / a.rest_encode[bh * a.M + m] : 0.0f;
     const float e = -eps * exp2f(-lse), rounded = bf16_low(pack_bf16(e, 0.0f));
     const float fast_eps = X == Math::bf16 ? __uint_as_float(pack_bf16(e, e - rounded)) : e;

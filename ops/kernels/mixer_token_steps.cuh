@@ -28,6 +28,7 @@ template <Math X> struct TokenArgs {
   int64_t first = 0, last = 0;  // latents of this launch, first a multiple of 16; dk and dv are added to where first > 0
   int n_chunks = 1;             // blocks that share a head's tokens
   int n_bounds = 1;
+  float safe = 0;         // safe_score(N)
   int table_latents = 0;  // latents whose tables fit in shared memory at once, a multiple of 16
   int D = 0;
   uint32_t one = 0x3f803f80u;  // twice 1.0 in bf16, for exp2_poly_bf16x2

@@ -26,6 +26,7 @@ template <class T> __device__ __forceinline__ void load_chunk(const T* row, int 
 template <bool kCentered, int kChunks, class T>
 __global__ void norm_kernel(const T* x, const float* weight, const float* bias, T* y, float* mean, float* rstd, int64_t rows, int c,
                             float eps) {
+  after_previous();
   const int64_t row = static_cast<int64_t>(blockIdx.x) * kNormWarps + threadIdx.x / kWarp;
   if (row >= rows) return;
   const int lane = threadIdx.x % kWarp;
@@ -61,6 +62,7 @@ __global__ void norm_kernel(const T* x, const float* weight, const float* bias, 
 template <bool kCentered, class T>
 __global__ void norm_any_kernel(const T* x, const float* weight, const float* bias, T* y, float* mean, float* rstd, int64_t rows,
                                 int c, float eps) {
+  after_previous();
   const int64_t row = static_cast<int64_t>(blockIdx.x) * kNormWarps + threadIdx.x / kWarp;
   if (row >= rows) return;
   const int lane = threadIdx.x % kWarp;
@@ -84,11 +86,12 @@ __global__ void norm_any_kernel(const T* x, const float* weight, const float* bi
 }
 
 /// gx = rstd·(g - mean g - x̂·mean(g⊙x̂)) (+ addend unless null) with g = gy⊙weight (no `mean g` unless centred), and this block's
-/// share of Σ gy⊙x̂ and Σ gy in parts [2, blocks, c]. Each warp walks over rows with its columns' sums in registers; the block's
-/// warps then add theirs in order. Reads x and gy once, writes gx once. Dynamic shared memory: 2c floats.
+/// share of Σ gy⊙x̂ and Σ gy in parts [2, blocks, c]. Each warp walks over rows with its columns' sums in registers; the block then
+/// adds its warps' in order. Reads x and gy once, writes gx once. Dynamic shared memory: kNormWarps·2c floats.
 template <bool kCentered, int kChunks, class T>
 __global__ void norm_backward_kernel(const T* x, const float* weight, const float* mean, const float* rstd, const T* gy,
                                      const T* addend, T* gx, float* parts, int64_t rows, int c) {
+  after_previous();
   extern __shared__ float of_block[];
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   float gw[kChunks][4] = {}, gb[kChunks][4] = {};
@@ -125,30 +128,26 @@ __global__ void norm_backward_kernel(const T* x, const float* weight, const floa
       store_vec<4>(gx + row * c + i, g[j]);
     }
   }
-  for (int w = 0; w < kNormWarps; ++w) {
-    if (w == warp) {
+  float* own = of_block + warp * 2 * c;
 #pragma unroll
-      for (int j = 0; j < kChunks; ++j) {
-        const int i = (j * kWarp + lane) * 4;
-        if (i >= c) continue;
-        for (int k = 0; k < 4; ++k) {
-          of_block[i + k] = w == 0 ? gw[j][k] : of_block[i + k] + gw[j][k];
-          if (kCentered) of_block[c + i + k] = w == 0 ? gb[j][k] : of_block[c + i + k] + gb[j][k];
-        }
-      }
-    }
-    __syncthreads();
+  for (int j = 0; j < kChunks; ++j) {
+    const int i = (j * kWarp + lane) * 4;
+    if (i >= c) continue;
+    for (int k = 0; k < 4; ++k) own[i + k] = gw[j][k], own[c + i + k] = gb[j][k];
   }
-  float* mine = parts + static_cast<int64_t>(blockIdx.x) * c;
-  for (int i = threadIdx.x; i < c; i += blockDim.x) {
-    mine[i] = of_block[i];
-    if (kCentered) mine[static_cast<int64_t>(gridDim.x) * c + i] = of_block[c + i];
+  __syncthreads();
+  const int64_t n_parts = gridDim.x;
+  for (int i = threadIdx.x; i < (kCentered ? 2 * c : c); i += kNormWarps * kWarp) {
+    float sum = of_block[i];
+    for (int w = 1; w < kNormWarps; ++w) sum += of_block[w * 2 * c + i];
+    parts[(i < c ? 0 : n_parts - 1) * c + static_cast<int64_t>(blockIdx.x) * c + i] = sum;
   }
 }
 
 template <bool kCentered, class T>
 __global__ void norm_any_backward_kernel(const T* x, const float* weight, const float* mean, const float* rstd, const T* gy,
                                          const T* addend, T* gx, int64_t rows, int c) {
+  after_previous();
   const int64_t row = static_cast<int64_t>(blockIdx.x) * kNormWarps + threadIdx.x / kWarp;
   if (row >= rows) return;
   const int lane = threadIdx.x % kWarp;
@@ -170,6 +169,7 @@ __global__ void norm_any_backward_kernel(const T* x, const float* weight, const 
 template <bool kCentered, class T>
 __global__ void norm_any_params_kernel(const T* x, const float* mean, const float* rstd, const T* gy, float* parts, int64_t rows,
                                        int c, int64_t n_parts, int64_t part, int64_t n_tiles) {
+  after_previous();
   __shared__ float gw_of[kNormWarps][kWarp], gb_of[kNormWarps][kWarp];
   const int64_t p = blockIdx.x / n_tiles, i = blockIdx.x % n_tiles * kWarp + threadIdx.x;
   const int64_t end = (p + 1) * part < rows ? (p + 1) * part : rows;
@@ -190,6 +190,27 @@ __global__ void norm_any_params_kernel(const T* x, const float* mean, const floa
   }
   parts[p * c + i] = gw;
   if (kCentered) parts[(n_parts + p) * c + i] = gb;
+}
+
+/// The last step of both: gw[i] = sum over p of parts[0][p][i], and gb, unless null, likewise of parts[1]. A block takes 8 columns;
+/// 32 groups of threads add every 32nd part, then the groups add up in order.
+inline constexpr int kNormSumColumns = 8, kNormSumGroups = 32;
+static __global__ void norm_params_sum_kernel(const float* parts, float* gw, float* gb, int64_t n_parts, int64_t c) {
+  after_previous();
+  __shared__ float of_group[kNormSumGroups][kNormSumColumns];
+  const int column = threadIdx.x % kNormSumColumns, group = threadIdx.x / kNormSumColumns;
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kNormSumColumns + column, n = gb ? 2 * c : c;
+  float sum = 0;
+  if (i < n) {
+    const float* from = parts + (i < c ? 0 : n_parts - 1) * c + i;
+#pragma unroll 4
+    for (int64_t p = group; p < n_parts; p += kNormSumGroups) sum += from[p * c];
+  }
+  of_group[group][column] = sum;
+  __syncthreads();
+  if (group > 0 || i >= n) return;
+  for (int g = 1; g < kNormSumGroups; ++g) sum += of_group[g][column];
+  (i < c ? gw : gb - c)[i] = sum;
 }
 
 /// Calls f with the number of 128-wide chunks as a constant, or 0 for rows that do not fit the register kernels.
@@ -218,7 +239,7 @@ void norm_cuda(const char* name, const T* x, const float* weight, const float* b
       else
         return norm_kernel<kCentered, kChunks, T>;
     }();
-    launch(name, kernel, shape, stream, x, weight, bias, y, mean, rstd, rows, static_cast<int>(c), static_cast<float>(eps));
+    launch_early(name, kernel, shape, stream, x, weight, bias, y, mean, rstd, rows, static_cast<int>(c), static_cast<float>(eps));
   });
 }
 
@@ -230,29 +251,27 @@ void norm_backward_cuda(const char* name, const T* x, const float* weight, const
   const int width = static_cast<int>(c);
   with_chunks(c, aligned, [&](auto chunks) {
     constexpr int kChunks = decltype(chunks)::value;
-    int64_t n_parts = std::max<int64_t>(1, std::min(kNormBlocks, (rows + 2 * kNormWarps - 1) / (2 * kNormWarps)));
+    int64_t n_parts = std::max<int64_t>(1, std::min(kNormBlocks, (rows + kNormWarps - 1) / kNormWarps));
     const Tensor parts = Tensor::empty({2, n_parts, c}, DType::f32, Device::cuda);
     float* to = parts.data<float>();
     if constexpr (kChunks == 0) {
-      launch(name, norm_any_backward_kernel<kCentered, T>, cover(rows * kWarp, kNormWarps * kWarp), stream, x, weight, mean, rstd,
-             gy, addend, gx, rows, width);
+      launch_early(name, norm_any_backward_kernel<kCentered, T>, cover(rows * kWarp, kNormWarps * kWarp), stream, x, weight, mean,
+                   rstd, gy, addend, gx, rows, width);
       const int64_t tiles = (c + kWarp - 1) / kWarp;
-      launch(name, norm_any_params_kernel<kCentered, T>, {dim3(static_cast<unsigned>(n_parts * tiles)), dim3(kWarp, kNormWarps)},
-             stream, x, mean, rstd, gy, to, rows, width, n_parts, (rows + n_parts - 1) / n_parts, tiles);
+      launch_early(name, norm_any_params_kernel<kCentered, T>,
+                   {dim3(static_cast<unsigned>(n_parts * tiles)), dim3(kWarp, kNormWarps)}, stream, x, mean, rstd, gy, to, rows,
+                   width, n_parts, (rows + n_parts - 1) / n_parts, tiles);
     } else {
       const LaunchShape shape{dim3(static_cast<unsigned>(n_parts)), dim3(kNormWarps * kWarp),
-                              2 * c * static_cast<int64_t>(sizeof(float))};
-      launch(name, norm_backward_kernel<kCentered, kChunks, T>, shape, stream, x, weight, mean, rstd, gy, addend, gx, to, rows,
-             width);
+                              kNormWarps * 2 * c * static_cast<int64_t>(sizeof(float))};
+      launch_early(name, norm_backward_kernel<kCentered, kChunks, T>, shape, stream, x, weight, mean, rstd, gy, addend, gx, to,
+                   rows, width);
     }
     const Beside beside({parts, gw, gb});
-    const auto sums = [&](const float* of, const Tensor& result) {
-      beside.made(result);
-      launch_column_sums<1, 32>(name, of, nullptr, result.data<float>(), 1, n_parts, c, 1, 1.0f, nullptr,
-                                compute_stream(Device::cuda));
-    };
-    sums(to, gw);
-    if (kCentered) sums(to + n_parts * c, gb);
+    beside.made(gw);
+    if (kCentered) beside.made(gb);
+    launch_early(name, norm_params_sum_kernel, cover((kCentered ? 2 : 1) * c * kNormSumGroups, kNormSumColumns * kNormSumGroups),
+                 compute_stream(Device::cuda), to, gw.data<float>(), kCentered ? gb.data<float>() : nullptr, n_parts, c);
   });
 }
 

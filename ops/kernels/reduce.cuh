@@ -24,6 +24,7 @@ inline int64_t split_count(int64_t blocks, int64_t reduce, int64_t least) {
 /// Grid: one block a (row, part). Block: kThreads threads, of which each `kGroup` (32 or all) serve one row.
 template <int kSums, int kGroup, class Term, class Write>
 __global__ void row_sums_kernel(Term term, Write write, int64_t rows, int64_t n, int64_t n_parts, int64_t part) {
+  after_previous();
   const int64_t unit = kGroup == kWarp ? static_cast<int64_t>(blockIdx.x) * (blockDim.x / kWarp) + threadIdx.x / kWarp : blockIdx.x;
   if (unit >= rows * n_parts) return;  // whole warps leave together
   const int64_t row = unit / n_parts, begin = (unit % n_parts) * part, end = begin + part < n ? begin + part : n;
@@ -62,20 +63,20 @@ void reduce_rows(const char* name, int64_t rows, int64_t n, Term term, Write wri
       else
         return n;
     }();
-    launch(name, row_sums_kernel<kSums, kWarp, decltype(t), Write>, {dim3(static_cast<unsigned>(blocks)), dim3(kThreads)}, stream,
-           t, write, rows, length, int64_t{1}, length);
+    launch_early(name, row_sums_kernel<kSums, kWarp, decltype(t), Write>, {dim3(static_cast<unsigned>(blocks)), dim3(kThreads)},
+                 stream, t, write, rows, length, int64_t{1}, length);
   };
-  if (n <= 1024) return by_warp(term);
+  if (n <= kThreads || (n <= 1024 && rows >= 64)) return by_warp(term);  // fewer rows would leave the GPU waiting for one warp
   const int64_t parts = split_count(rows, n, 2048);
   if (parts == 1) {
-    launch(name, row_sums_kernel<kSums, kThreads, Term, Write>, {dim3(static_cast<unsigned>(rows)), dim3(kThreads)}, stream, term,
-           write, rows, n, int64_t{1}, n);
+    launch_early(name, row_sums_kernel<kSums, kThreads, Term, Write>, {dim3(static_cast<unsigned>(rows)), dim3(kThreads)}, stream,
+                 term, write, rows, n, int64_t{1}, n);
     return;
   }
   const Tensor partial = Tensor::empty({rows * parts, kSums}, DType::f32, Device::cuda);
-  launch(name, row_sums_kernel<kSums, kThreads, Term, WriteParts<kSums>>,
-         {dim3(static_cast<unsigned>(rows * parts)), dim3(kThreads)}, stream, term, WriteParts<kSums>{partial.data<float>()}, rows,
-         n, parts, (n + parts - 1) / parts);
+  launch_early(name, row_sums_kernel<kSums, kThreads, Term, WriteParts<kSums>>,
+               {dim3(static_cast<unsigned>(rows * parts)), dim3(kThreads)}, stream, term, WriteParts<kSums>{partial.data<float>()},
+               rows, n, parts, (n + parts - 1) / parts);
   by_warp(AddParts<kSums>{partial.data<float>(), parts});
 }
 
@@ -84,6 +85,7 @@ void reduce_rows(const char* name, int64_t rows, int64_t n, Term term, Write wri
 template <int kVec, int kRows, class T, class Out>
 __global__ void column_sums_kernel(const T* x, const uint8_t* mask, Out* y, int64_t reduce, int64_t inner, int64_t n_parts,
                                    int64_t part, int64_t n_tiles, float scale, const float* row_scale) {
+  after_previous();
   __shared__ float of_row[kRows][kWarp * kVec];
   const int64_t tile = blockIdx.x % n_tiles, unit = blockIdx.x / n_tiles, o = unit / n_parts;
   const int64_t begin = (unit % n_parts) * part, end = begin + part < reduce ? begin + part : reduce;
@@ -119,8 +121,8 @@ void launch_column_sums(const char* name, const T* x, const uint8_t* mask, Out* 
                         int64_t parts, float scale, const float* row_scale, Stream& stream) {
   const int64_t tiles = (inner + kWarp * kVec - 1) / (kWarp * kVec);
   const LaunchShape shape{dim3(static_cast<unsigned>(outer * parts * tiles)), dim3(kWarp, kRows)};
-  launch(name, column_sums_kernel<kVec, kRows, T, Out>, shape, stream, x, mask, y, reduce, inner, parts,
-         (reduce + parts - 1) / parts, tiles, scale, row_scale);
+  launch_early(name, column_sums_kernel<kVec, kRows, T, Out>, shape, stream, x, mask, y, reduce, inner, parts,
+               (reduce + parts - 1) / parts, tiles, scale, row_scale);
 }
 
 /// y[o,i] = scale * row_scale[o] * sum over r with mask[o,r] of x[o,r,i]; mask [outer,reduce] and row_scale [outer] may be null.
@@ -146,6 +148,7 @@ void column_sums(const char* name, const T* x, const uint8_t* mask, Out* y, int6
 /// out[o,r,i..i+kVec) = value(o, r, i, v): one thread writes kVec neighbours.
 template <int kVec, class Index, class T, class F>
 __global__ void fill_kernel(T* out, Index n, Index reduce, Index inner, F value) {
+  after_previous();
   const Index thread = static_cast<Index>(blockIdx.x) * blockDim.x + threadIdx.x;
   const Index e = thread * kVec;
   if (thread >= (n + kVec - 1) / kVec) return;
@@ -164,14 +167,14 @@ void fill_layout(const char* name, T* out, int64_t outer, int64_t reduce, int64_
   if (n < int64_t{1} << 31) {  // 32-bit division is several times faster
     const auto n32 = static_cast<uint32_t>(n), r32 = static_cast<uint32_t>(reduce), i32 = static_cast<uint32_t>(inner);
     if (wide)
-      launch(name, fill_kernel<4, uint32_t, T, F>, cover(n / 4), stream, out, n32, r32, i32, value);
+      launch_early(name, fill_kernel<4, uint32_t, T, F>, cover(n / 4), stream, out, n32, r32, i32, value);
     else
-      launch(name, fill_kernel<1, uint32_t, T, F>, cover(n), stream, out, n32, r32, i32, value);
+      launch_early(name, fill_kernel<1, uint32_t, T, F>, cover(n), stream, out, n32, r32, i32, value);
   } else {
     if (wide)
-      launch(name, fill_kernel<4, int64_t, T, F>, cover(n / 4), stream, out, n, reduce, inner, value);
+      launch_early(name, fill_kernel<4, int64_t, T, F>, cover(n / 4), stream, out, n, reduce, inner, value);
     else
-      launch(name, fill_kernel<1, int64_t, T, F>, cover(n), stream, out, n, reduce, inner, value);
+      launch_early(name, fill_kernel<1, int64_t, T, F>, cover(n), stream, out, n, reduce, inner, value);
   }
 }
 

@@ -79,6 +79,7 @@ __device__ __forceinline__ void for_column(MlpFragments<Tile>& acc, const MlpPla
 template <class Tile>
 __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
     residual_mlp_kernel(const __grid_constant__ ResidualMlpArgs<typename Tile::T> args) {
+  after_previous();
   using T = typename Tile::T;
   extern __shared__ __align__(16) unsigned char shared[];
   T *weights = reinterpret_cast<T*>(shared), *h = weights + Tile::kBuffers * Tile::kWeightElements;
@@ -125,6 +126,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
 template <class Tile>
 __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
     residual_mlp_backward_kernel(const __grid_constant__ ResidualMlpArgs<typename Tile::T> args) {
+  after_previous();
   using T = typename Tile::T;
   extern __shared__ __align__(16) unsigned char shared[];
   T *weights = reinterpret_cast<T*>(shared), *h = weights + Tile::kBuffers * Tile::kWeightElements;
@@ -148,7 +150,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
     return Tile::kAhead ? slopes_kept + layer * Tile::kRows * Tile::kC : args.cotangents + layer * slot + first * Tile::kC;
   };
   MlpFragments<Tile> acc;
-  fetch_rows<Tile>(h, args.x, first, args.rows, args.mask);
+  if (n_active > 0) fetch_rows<Tile>(h, args.x, first, args.rows, args.mask);  // a single linear layer needs no x
   for (int step = 0; step < Tile::kFetched; ++step) fetch_for(step);
   MlpBias<Tile> bias;
   for (int layer = 0; layer < n_active; ++layer) {
@@ -176,7 +178,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
     }
   }
   __syncthreads();
-  if (n_active < n) store_rows<Tile>(h, args.kept + (n - 2) * slot, first, args.rows);
+  if (n_active < n && n > 1) store_rows<Tile>(h, args.kept + (n - 2) * slot, first, args.rows);
   __syncthreads();
   fetch_rows<Tile>(h, args.gy, first, args.rows, args.mask);
   copy_async_wait<0>();

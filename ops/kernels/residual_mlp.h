@@ -23,7 +23,7 @@ template <class T> struct ResidualMlpArgs {
   float* bias_parts = nullptr;                      // [chunks, n_layers, C]: sums of the cotangents over chunk_rows rows each
   float* dw_parts = nullptr;                        // [n_layers, chunks, C, C]: products over chunk_rows rows each
   int64_t rows = 0, slot_rows = 0, chunk_rows = 0;  // slot_rows: rows filled up to whole tiles
-  int n_layers = 0, channels = 0;                   // n_layers >= 2
+  int n_layers = 0, channels = 0;
   bool input_residual = true, output_residual = true, last_activation = false;
   FLARE_HD int n_active() const { return n_layers - (last_activation ? 0 : 1); }  // layers with an activation
 };

@@ -3,6 +3,7 @@
 #include "core/gemm.h"
 #include "core/launch.cuh"
 #include "ops/kernels/residual_mlp.cuh"
+#include "ops/kernels/residual_mlp_few.cuh"
 #include "ops/kernels/residual_mlp_weights.cuh"
 #include "ops/kernels/residual_mlp_wgmma.h"
 
@@ -25,9 +26,9 @@ template <class T, bool kSplit, class F> void with_mlp_tile(int64_t channels, in
       throw ShapeError(cat("residual_mlp: no kernel for C=", channels));
   } else {
     if (channels == 64)
-      few(64) ? f(MlpTile<T, 64, 16, 1, 8, 4, 2, kSplit>{}) : f(MlpTile<T, 64, 64, 4, 2, 2, 2, kSplit>{});
+      f(MlpTile<T, 64, 64, 4, 2, 2, 2, kSplit>{});
     else if (channels == 128)
-      few(64) ? f(MlpTile<T, 128, 16, 1, 8, 1, 2, kSplit>{}) : f(MlpTile<T, 128, 64, 2, 4, 1, 2, kSplit>{});
+      f(MlpTile<T, 128, 64, 2, 4, 1, 2, kSplit>{});
     else
       throw ShapeError(cat("residual_mlp: no kernel for C=", channels));
   }
@@ -47,19 +48,46 @@ template <class Tile> LaunchShape mlp_grid(int64_t rows, int64_t shared_bytes) {
   return {dim3(static_cast<unsigned>((rows + Tile::kRows - 1) / Tile::kRows)), dim3(Tile::kThreads), shared_bytes};
 }
 
+/// Launches the kernel for few rows in f32 and returns true, if rows are few and there is room.
+template <bool kBackward> bool run_few(const ResidualMlpArgs<float>& args, const Stream& stream) {
+  if ((args.rows + 63) / 64 >= kFewTiles) return false;
+  bool done = false;
+  const auto run = [&](auto tile) {
+    using Tile = decltype(tile);
+    const int64_t bytes = kBackward ? Tile::backward_bytes(args.n_active()) : Tile::kForwardBytes;
+    if (bytes > most_shared_bytes()) return;
+    const auto blocks = static_cast<unsigned>((args.rows + Tile::kRows - 1) / Tile::kRows);
+    const LaunchShape shape{dim3(blocks), dim3(Tile::kThreads), bytes};
+    if constexpr (kBackward)
+      launch_early("residual_mlp backward", residual_mlp_few_backward_kernel<Tile>, shape, stream, args);
+    else
+      launch_early("residual_mlp", residual_mlp_few_kernel<Tile>, shape, stream, args);
+    done = true;
+  };
+  with_mlp_split<float>([&](auto split) {
+    if (args.channels == 64)
+      run(MlpFewTile<64, 4, split.value>{});
+    else if (args.channels == 128)
+      run(MlpFewTile<128, 2, split.value>{});
+  });
+  return done;
+}
+
 template <class T> void residual_mlp_forward_cuda(const ResidualMlpArgs<T>& args, const Stream& stream) {
   if constexpr (sizeof(T) == 2)
     if (has_residual_mlp_wgmma(args)) return residual_mlp_forward_wgmma(args, stream);
+  if constexpr (sizeof(T) == 4)
+    if (run_few<false>(args, stream)) return;
   with_mlp_tile<T>(args.channels, args.rows, [&](auto tile) {
     using Tile = decltype(tile);
-    launch("residual_mlp", residual_mlp_kernel<Tile>, mlp_grid<Tile>(args.rows, Tile::kForwardBytes), stream, args);
+    launch_early("residual_mlp", residual_mlp_kernel<Tile>, mlp_grid<Tile>(args.rows, Tile::kForwardBytes), stream, args);
   });
 }
 template <class T, bool kSplit> void launch_mlp_weights(const ResidualMlpArgs<T>& args, const Stream& stream) {
   const auto with = [&](auto tile) {
     using Tile = decltype(tile);
     const auto n_chunks = static_cast<unsigned>((args.rows + args.chunk_rows - 1) / args.chunk_rows);
-    launch(
+    launch_early(
         "residual_mlp weights", residual_mlp_weights_kernel<Tile>,
         LaunchShape{dim3(n_chunks, static_cast<unsigned>(args.n_layers), Tile::kParts), dim3(Tile::kThreads), Tile::kSharedBytes},
         stream, args);
@@ -74,10 +102,12 @@ template <class T, bool kSplit> void launch_mlp_weights(const ResidualMlpArgs<T>
 template <class T> void residual_mlp_backward_cuda(const ResidualMlpArgs<T>& args, const Stream& stream) {
   if constexpr (sizeof(T) == 2)
     if (has_residual_mlp_wgmma(args)) return residual_mlp_backward_wgmma(args, stream);
+  if constexpr (sizeof(T) == 4)
+    if (run_few<true>(args, stream)) return;
   with_mlp_tile<T>(args.channels, args.rows, [&](auto tile) {
     using Tile = decltype(tile);
-    launch("residual_mlp backward", residual_mlp_backward_kernel<Tile>, mlp_grid<Tile>(args.rows, Tile::kBackwardBytes), stream,
-           args);
+    launch_early("residual_mlp backward", residual_mlp_backward_kernel<Tile>, mlp_grid<Tile>(args.rows, Tile::kBackwardBytes),
+                 stream, args);
   });
 }
 template <class T> void residual_mlp_weights_cuda(const ResidualMlpArgs<T>& args, const Stream& stream) {

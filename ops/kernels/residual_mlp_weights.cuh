@@ -85,6 +85,7 @@ __device__ __forceinline__ void mlp_outer_product(MlpFragments<Tile>& acc, float
 template <class Tile>
 __global__ void __launch_bounds__(Tile::kThreads, 2)
     residual_mlp_weights_kernel(const __grid_constant__ ResidualMlpArgs<typename Tile::T> args) {
+  after_previous();
   using T = typename Tile::T;
   extern __shared__ __align__(16) unsigned char shared[];
   T* stages = reinterpret_cast<T*>(shared);

@@ -28,6 +28,7 @@ __device__ __forceinline__ void fetch_panels(bf16* to, const bf16* from, int fir
 /// dw; the sums of the cotangents are added beside the products, a pair of columns and 16 rows a thread.
 __global__ void __launch_bounds__(kMlpDwThreads, 2)
     residual_mlp_weights_wgmma_kernel(const __grid_constant__ ResidualMlpArgs<bf16> args) {
+  after_previous();
 #if FLARE_HAS_WGMMA
   bf16* stages = reinterpret_cast<bf16*>(dynamic_shared());
   uint32_t* words = reinterpret_cast<uint32_t*>(stages + kMlpDwStages * 4 * kMlpDwPanel);

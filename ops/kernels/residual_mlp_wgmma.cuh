@@ -10,6 +10,7 @@ namespace flare {
 /// Persistent blocks, one for each multiprocessor.
 __global__ void __launch_bounds__(128 * kMlpForwardGroups, 1)
     residual_mlp_wgmma_kernel(const __grid_constant__ ResidualMlpArgs<bf16> args) {
+  after_previous();
 #if FLARE_HAS_WGMMA
   MlpWork<kMlpForwardGroups> work(args);
   work.for_live<true>([&](int tile, int next) {
@@ -101,6 +102,7 @@ template <int kGroups> struct MlpSlopePlace {
 template <int kGroups>
 __global__ void __launch_bounds__(128 * kGroups, 1)
     residual_mlp_backward_wgmma_kernel(const __grid_constant__ ResidualMlpArgs<bf16> args, int shared_slopes) {
+  after_previous();
 #if FLARE_HAS_WGMMA
   constexpr bool kRoom = kGroups < 3;
   MlpWork<kGroups> work(args);
@@ -135,7 +137,7 @@ __global__ void __launch_bounds__(128 * kGroups, 1)
       MlpRows slopes;
       forward(layer, slopes, [&](MlpRows& s, auto j) { slope_place.template store<j.value>(s, layer, place); });
     }
-    if (kRoom) {
+    if (kRoom && n_active > 0) {
       prefetch_rows(args.gy, tile, work.rows);
       forward(n_active - 1, last_slopes, [](MlpRows&, auto) {});
     }
@@ -145,7 +147,7 @@ __global__ void __launch_bounds__(128 * kGroups, 1)
       const uint32_t g = args.output_residual ? h.word(k, p, r) : 0;
       a = bf16_low(g), b = bf16_high(g);
     });
-    const bool kept_last = kRoom && n_active < n;  // the last slopes are those of layer n - 2, which the loop wants first
+    const bool kept_last = kRoom && n_active < n && n > 1;  // the last slopes are those of layer n - 2, which the loop wants first
     if (n_active == n)
       for_groups(
           sums,

@@ -10,6 +10,7 @@ namespace flare {
 /// table[2·(n·half + i)] = cos, [… + 1] = sin of n·base^(-i/half). In double: n·frequency in float would be off by 1e-4 radians
 /// after a few thousand tokens. It has N·D/2 entries, a small fraction of x, so the cost does not show.
 static __global__ void rope_table_kernel(float* table, int64_t n_entries, int64_t half, double base, double sign) {
+  after_previous();
   const int64_t e = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (e >= n_entries) return;
   const int64_t n = e / half, i = e - n * half;
@@ -24,6 +25,7 @@ static __global__ void rope_table_kernel(float* table, int64_t n_entries, int64_
 template <int kVec, class T>
 __global__ void rope_kernel(const T* x, const float* table, T* y, int64_t n_packs, int64_t tokens, int64_t packs_per_token,
                             int64_t packs_per_head) {
+  after_previous();
   const int64_t p = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (p >= n_packs) return;
   const int64_t token = p / packs_per_token, pack = (p - token * packs_per_token) % packs_per_head;
