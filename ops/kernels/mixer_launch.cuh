@@ -135,15 +135,22 @@ template <Math X, int DP> int64_t latents_with_dq(int64_t heads, int64_t M, int6
   return 0;
 }
 
-/// Makes the tables and the stats; the tensor owns both.
+/// Makes the tables and the stats, after merging if there is something to merge; the tensor owns both.
 template <Math X, int DP, TokenPass P> Tensor pack_latents(PackArgs& a, int64_t B, Stream& stream) {
   const int64_t steps = (a.M + 15) / 16, words = B * a.H * steps * kTables<P> * 32 * kTableWords<X, DP>;
   const Tensor tables = device_floats(words + B * a.H * steps * 16 * 2);
   a.tables = reinterpret_cast<uint32_t*>(tables.data<float>()), a.stats = reinterpret_cast<float2*>(tables.data<float>() + words);
-  launch_early(
-      "mixer pack", pack_latents_kernel<X, DP, P>,
-      LaunchShape{dim3(static_cast<unsigned>(steps), static_cast<unsigned>(a.H), static_cast<unsigned>(B)), dim3(kPackThreads), 0},
-      stream, a);
+  const auto pack = [&](auto merges) {
+    constexpr bool kMerges = decltype(merges)::value;
+    launch_early("mixer pack", pack_latents_kernel<X, DP, P, kMerges>,
+                 LaunchShape{dim3(static_cast<unsigned>(steps), static_cast<unsigned>(a.H), static_cast<unsigned>(B)),
+                             dim3(kPackThreads<kMerges>), 0},
+                 stream, a);
+  };
+  if (a.merge.part)
+    pack(std::true_type{});
+  else
+    pack(std::false_type{});
   return tables;
 }
 template <Math X> LaunchShape token_shape(const TokenArgs<X>& a, int64_t B, const TokenPlan& plan) {

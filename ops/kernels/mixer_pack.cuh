@@ -6,9 +6,9 @@
 
 namespace flare {
 
-inline constexpr int kPackThreads = 512;
+template <bool kMerges> inline constexpr int kPackThreads = kMerges ? 512 : 256;
 struct PackArgs {
-  MergeArgs merge;           // of z (decode) or dz (dkv); its part is null where they are ready
+  MergeArgs merge;           // where the kernel merges: of z (decode) or dz (dkv)
   const float* q = nullptr;  // packed [M,D] per head
   int64_t q_batch = 0;
   const float *z = nullptr, *dz = nullptr, *lse_encode = nullptr;  // [B,H,M,D], [B,H,M,D], [B,H,M]
@@ -26,49 +26,51 @@ struct PackArgs {
 /// are (lse, eps = dz.z) of each latent in powers of two. Where every score is safe, dz carries 2^-lse and stats hold -eps 2^-lse
 /// (in bf16 the bits of two parts of it), as the fast path of mixer_dkv_kernel wants them. q carries scale, for scores
 /// times log2(e).
-/// Grid: (blocks of 16 latents, h, b). A thread merges an element or two, then makes a few words.
-template <Math X, int DP, TokenPass P> __global__ void __launch_bounds__(kPackThreads) pack_latents_kernel(const PackArgs a) {
+/// Grid: (blocks of 16 latents, h, b). A thread merges an element or two, if z or dz comes in parts, then makes a few words.
+template <Math X, int DP, TokenPass P, bool kMerges>
+__global__ void __launch_bounds__(kPackThreads<kMerges>) pack_latents_kernel(const PackArgs a) {
   after_previous();
   constexpr int W = kWords<X, DP>, K = W / (DP / 8), kWide = kTableWords<X, DP>, kStep = 32 * kWide;
   const int step = static_cast<int>(blockIdx.x), steps = static_cast<int>(gridDim.x), h = static_cast<int>(blockIdx.y);
   const int64_t bh = static_cast<int64_t>(blockIdx.z) * a.H + h, head = bh * a.M * a.D;
   const float *q = a.q + blockIdx.z * a.q_batch + h * a.M * a.D, *z = a.z + head,
               *dz = P == TokenPass::decode ? nullptr : a.dz + head;
-  constexpr int kElements = 16 * DP, kLanes = kPackThreads > kElements ? kPackThreads / kElements : 1;
-  __shared__ MergedPart parts[kLanes * kElements];
-  __shared__ float merged[16][DP];  // z or dz
-  const int lanes = a.merge.part ? kLanes : 1;
-  for (int i = static_cast<int>(threadIdx.x); i < lanes * kElements; i += kPackThreads) {
-    const int64_t m = 16 * step + i % kElements / DP;
-    const int d = i % DP;
-    if (m >= a.M || d >= a.D)
-      parts[i] = no_part();
-    else if (a.merge.part)
-      parts[i] = merge_parts(a.merge, bh, m, d, i / kElements, kLanes);
+  constexpr int kThreads = kPackThreads<kMerges>, kElements = kMerges ? 16 * DP : 1;
+  constexpr int kLanes = kThreads > kElements ? kThreads / kElements : 1;
+  __shared__ float merged[kMerges ? 16 : 1][DP];  // z or dz
+  if constexpr (kMerges) {
+    __shared__ MergedPart parts[kLanes * kElements];
+    for (int i = static_cast<int>(threadIdx.x); i < kLanes * kElements; i += kThreads) {
+      const int64_t m = 16 * step + i % kElements / DP;
+      const int d = i % DP;
+      parts[i] = m < a.M && d < a.D ? merge_parts(a.merge, bh, m, d, i / kElements, kLanes) : no_part();
+    }
+    __syncthreads();
+    for (int i = static_cast<int>(threadIdx.x); i < kElements; i += kThreads) {
+      const int64_t m = 16 * step + i / DP;
+      const int d = i % DP;
+      merged[i / DP][d] =
+          merge_lanes(a.merge, bh, m, d, kLanes, m < a.M && d < a.D, [&](int l) { return parts[l * kElements + i]; });
+    }
+    __syncthreads();
+  }
+  const auto own = [&](int64_t m, int d) {
+    if constexpr (kMerges)
+      return merged[m - 16 * step][d];
     else
-      parts[i].total = (P == TokenPass::decode ? z : dz)[m * a.D + d];
-  }
-  __syncthreads();
-  for (int i = static_cast<int>(threadIdx.x); i < kElements; i += kPackThreads) {
-    const int64_t m = 16 * step + i / DP;
-    const int d = i % DP;
-    merged[i / DP][d] =
-        a.merge.part ? merge_lanes(a.merge, bh, m, d, kLanes, m < a.M && d < a.D, [&](int l) { return parts[l * kElements + i]; })
-                     : parts[i].total;
-  }
-  __syncthreads();
+      return (P == TokenPass::decode ? z : dz)[m * a.D + d];
+  };
   const bool fast = P != TokenPass::decode && all_safe(a.part_bound + bh * a.n_bounds, a.n_bounds, a.safe, a.dropout);
   const auto at = [&](int table, int64_t m, int d) {
     if (m >= a.M || d >= a.D) return 0.0f;
-    const float own = merged[m - 16 * step][d];
-    if (P == TokenPass::decode) return table == 0 ? a.scale * kLog2e * q[m * a.D + d] : own;
+    if (P == TokenPass::decode) return table == 0 ? a.scale * kLog2e * q[m * a.D + d] : own(m, d);
     if (table <= 1) return a.scale * (table == 0 ? kLog2e : 1.0f) * q[m * a.D + d];
     if (table == 2) return z[m * a.D + d];
-    const float x = kHasRest<X> ? own / a.rest_encode[bh * a.M + m] : own;
+    const float x = kHasRest<X> ? own(m, d) / a.rest_encode[bh * a.M + m] : own(m, d);
     return fast ? x * exp2f(-in_base_2(a.lse_encode[bh * a.M + m])) : x;
   };
   uint32_t* out = a.tables + bh * kTables<P> * steps * kStep;
-  for (int i = static_cast<int>(threadIdx.x); i < kTables<P> * 32 * W; i += kPackThreads) {
+  for (int i = static_cast<int>(threadIdx.x); i < kTables<P> * 32 * W; i += kThreads) {
     const int table = i / (32 * W), w = i % W, lane = i / W % 32, g = lane / 4, t = lane % 4;
     const bool values = P == TokenPass::decode ? table == 1 : table == 1 || table == 4;
     float x0, x1 = 0;
@@ -92,7 +94,7 @@ template <Math X, int DP, TokenPass P> __global__ void __launch_bounds__(kPackTh
     const int64_t m = 16 * step + threadIdx.x;
     const float lse = m < a.M ? in_base_2(a.lse_encode[bh * a.M + m]) : 0.0f;
     float eps = 0;
-    for (int d = 0; m < a.M && d < a.D; ++d) eps = fmaf(z[m * a.D + d], merged[threadIdx.x][d], eps);
+    for (int d = 0; m < a.M && d < a.D; ++d) eps = fmaf(z[m * a.D + d], own(m, d), eps);
     if constexpr (kHasRest<X>) eps = m < a.M ? eps / a.rest_encode[bh * a.M + m] : 0.0f;
     const float e = -eps * exp2f(-lse), rounded = bf16_low(pack_bf16(e, 0.0f));
     const float fast_eps = X == Math::bf16 ? __uint_as_float(pack_bf16(e, e - rounded)) : e;
