@@ -15,8 +15,9 @@ namespace {
 using V = simd::Vec<float>;
 constexpr int64_t kLanes = simd::kLanes<float>, kPanel = simd::kBlock<float>;  // columns that a product makes at once
 constexpr int64_t kRows = 48;                                                  // of a tile
-constexpr int kMicro = 6;    // rows of a product: 12 sums, 2 vectors of the right side and a number of the left fill 16 registers
-constexpr int kMicroDw = 4;  // rows of a weight gradient at once
+// Rows of a product, and of a weight gradient, at once: two sums each, 2 vectors of the right side and a number of the left fill 16
+// registers, or 32 where there is AVX-512.
+constexpr int kMicro = kLanes == 16 ? 12 : 6, kMicroDw = kLanes == 16 ? 8 : 4;
 /// Tiles of a run, whose weight gradients are summed before they are added to those of other runs: at least 3, at most 64 runs.
 int64_t tiles_of_run(int64_t n_tiles) { return std::max<int64_t>(3, (n_tiles + 63) / 64); }
 
@@ -38,7 +39,7 @@ template <int kM>
 inline void multiply(V (&sums)[kM][2], const float* a, int64_t a_row, int64_t a_k, const float* b, int64_t b_k, int64_t n) {
   for (int64_t k = 0; k < n; ++k, a += a_k, b += b_k) {
     const V b0 = simd::load(b), b1 = simd::load(b + kLanes);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int r = 0; r < kM; ++r) {
       const float x = a[r * a_row];
       sums[r][0] += x * b0, sums[r][1] += x * b1;
