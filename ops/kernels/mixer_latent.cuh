@@ -6,7 +6,7 @@
 /// same rows. 8 warps: warps_m of them side by side over the latents, MT*16 each, the others over the tokens. Tiles of kTokens
 /// tokens pass through kStages stages of shared memory by asynchronous copies; a warp takes 16 tokens at a time. A warp owns its
 /// latents' queries and weighted sums in registers; warps over the same latents are merged in shared memory at the end, blocks over
-/// the same latents by merge_latents_kernel. Reads each token row once per block of latents, writes (D + 2) floats per latent and
+/// the same latents by mixer_merge.cuh. Reads each token row once per block of latents, writes (D + 2) floats per latent and
 /// chunk.
 #include "ops/kernels/mixer_latent_steps.cuh"
 

@@ -173,9 +173,6 @@ __device__ __forceinline__ void mlp_product(MlpFragments<Tile>& acc, const float
   const float* a_row = tile + (at.first_row() + g) * Tile::kStride + t;
   constexpr int kStride = kDown ? Tile::kStrideDown : Tile::kStride;
   const float* b_row = kDown ? w + t * kStride + at.first_col() + g : w + (at.first_col() + g) * kStride + t;
-  // A warp with one or two fragments would wait for each product of a chain: three chains side by side take a third of the time.
-  constexpr bool kChains = Tile::kSplit && Tile::kMT * Tile::kNT <= 2;
-  float low[kChains ? Tile::kMT : 1][kChains ? Tile::kNT : 1][2][4] = {};
 #pragma unroll 4
   for (int k = 0; k < Tile::kC; k += 8) {
     MlpLeft<Tile::kSplit> left[Tile::kMT];
@@ -189,21 +186,9 @@ __device__ __forceinline__ void mlp_product(MlpFragments<Tile>& acc, const float
       const float v1 = kDown ? b_row[(k + 4) * kStride + nt * 8] : b_row[nt * 8 * kStride + k + 4];
       const MlpRight<Tile::kSplit> right(v0, v1);
 #pragma unroll
-      for (int mt = 0; mt < Tile::kMT; ++mt) {
-        if constexpr (kChains)
-          mlp_mma(acc[mt][nt], low[mt][nt][0], low[mt][nt][1], left[mt], right);
-        else
-          mlp_mma(acc[mt][nt], acc[mt][nt], acc[mt][nt], left[mt], right);
-      }
+      for (int mt = 0; mt < Tile::kMT; ++mt) mlp_mma(acc[mt][nt], acc[mt][nt], acc[mt][nt], left[mt], right);
     }
   }
-  if constexpr (kChains)
-#pragma unroll
-    for (int mt = 0; mt < Tile::kMT; ++mt)
-#pragma unroll
-      for (int nt = 0; nt < Tile::kNT; ++nt)
-#pragma unroll
-        for (int j = 0; j < 4; ++j) acc[mt][nt][j] += low[mt][nt][0][j] + low[mt][nt][1][j];
 }
 template <class Tile, bool kDown>
 __device__ __forceinline__ void mlp_product(MlpFragments<Tile>& acc, const bf16* tile, const bf16* w, const MlpPlace<Tile>& at) {
