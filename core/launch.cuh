@@ -40,23 +40,28 @@ struct LaunchShape {
   int64_t shared_bytes = 0;  // dynamic shared memory; above 48 KiB the kernel's limit is raised
 };
 
-/// kernel<<<grid, block, shared, stream>>>(args...). `name` goes into the error. A grid of zero blocks launches nothing.
-template <class... Params, class... Args>
-void launch(const char* name, void (*kernel)(Params...), const LaunchShape& shape, const Stream& stream, Args&&... args) {
-  if (shape.grid.x == 0 || shape.grid.y == 0 || shape.grid.z == 0) return;
+/// What comes before every launch; false: there is nothing to launch.
+template <class... Params> bool begin_launch(const char* name, void (*kernel)(Params...), const LaunchShape& shape) {
+  if (shape.grid.x == 0 || shape.grid.y == 0 || shape.grid.z == 0) return false;
   if (shape.shared_bytes > 48 * 1024)
     cuda_check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shape.shared_bytes)),
                name);
   mark_launch(name);
+  return true;
+}
+/// kernel<<<grid, block, shared, stream>>>(args...). `name` goes into the error. A grid of zero blocks launches nothing.
+template <class... Params, class... Args>
+void launch(const char* name, void (*kernel)(Params...), const LaunchShape& shape, const Stream& stream, Args&&... args) {
+  if (!begin_launch(name, kernel, shape)) return;
   kernel<<<shape.grid, shape.block, static_cast<size_t>(shape.shared_bytes), native(stream)>>>(static_cast<Params>(args)...);
   cuda_check(cudaGetLastError(), name);
   if (sync_each_launch()) cuda_check(cudaStreamSynchronize(native(stream)), name);
 }
 
-/// The first statement of every kernel that launch_early starts. Waits until all earlier work of the stream has ended and its
-/// results are visible; before it a kernel may look at its parameters and indices alone. Then the kernel that comes next may take
-/// its place on the GPU, to wait likewise: between two kernels of a stream that begin so lies less than a microsecond. Source:
-/// programmatic dependent launch, CUDA C++ Programming Guide. Nothing on devices before sm_90.
+/// Every kernel that launch_early starts calls it, as a rule first. Waits until all earlier work of the stream has ended and its
+/// results are visible, and only then lets the kernel that comes next take its place on the GPU, to wait likewise. So before the
+/// call a kernel may read what was finished two launches back, where its op made those launches itself, and write nothing.
+/// Source: programmatic dependent launch, CUDA C++ Programming Guide. Nothing on devices before sm_90.
 __device__ __forceinline__ void after_previous() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
@@ -66,15 +71,11 @@ __device__ __forceinline__ void after_previous() {
 /// Whether launch_early starts kernels early: on sm_90 and later, unless FLARE_EARLY=0.
 bool launches_early();
 
-/// launch, for a kernel that begins with after_previous(): it comes onto the GPU while the kernel before it in the stream runs out.
+/// launch, for a kernel that calls after_previous(): it comes onto the GPU while the kernel before it in the stream runs out.
 template <class... Params, class... Args>
 void launch_early(const char* name, void (*kernel)(Params...), const LaunchShape& shape, const Stream& stream, Args&&... args) {
   if (!launches_early()) return launch(name, kernel, shape, stream, std::forward<Args>(args)...);
-  if (shape.grid.x == 0 || shape.grid.y == 0 || shape.grid.z == 0) return;
-  if (shape.shared_bytes > 48 * 1024)
-    cuda_check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shape.shared_bytes)),
-               name);
-  mark_launch(name);
+  if (!begin_launch(name, kernel, shape)) return;
   cudaLaunchAttribute early{};
   early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   early.val.programmaticStreamSerializationAllowed = 1;

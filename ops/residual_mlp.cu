@@ -63,12 +63,16 @@ bool is_residual(size_t layer, size_t n, const ResidualMlpAttrs& a) {
 
 bool is_active(size_t layer, size_t n, const ResidualMlpAttrs& a) { return layer + 1 < n || a.last_activation; }
 
+Tensor plain_layer(const Tensor& h, const Tensor& weight, const Tensor& bias) {
+  if (h.device() == Device::cpu) return linear(h, weight, bias);
+  return matmul(h, cast_to(weight, h.dtype()), false, true) + cast_to(bias, h.dtype());  // there `linear` may be this op again
+}
 /// The layers one by one: what the op is compared with, and what the CPU runs where it has no kernel. `before`: takes a_l of each
-/// layer with an activation. (`linear` would be this op again, for one layer on a GPU.)
+/// layer with an activation.
 template <class F> Tensor layer_by_layer(const Layers& l, const ResidualMlpAttrs& a, F&& before) {
   Tensor h = l.x();
   for (size_t i = 0; i < l.n; ++i) {
-    Tensor y = matmul(h, cast_to(l.weight(i), h.dtype()), false, true) + cast_to(l.bias(i), h.dtype());
+    Tensor y = plain_layer(h, l.weight(i), l.bias(i));
     before(h, y);
     if (is_active(i, l.n, a)) y = gelu(y);
     h = is_residual(i, l.n, a) ? h + y : y;
