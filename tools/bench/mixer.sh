@@ -8,6 +8,7 @@
 #   step          training steps of nine settings (--shapes names some), each in its own precision: step.md
 #   ladder        the reader's ladder: ladder.md
 #   linearity     time against N from 10^4 to 10^7 tokens: mixer_linearity.svg
+#   curve         time and memory of a whole step from 10^4 to 10^7 points, FLARE and softmax: step_time.svg, step_memory.svg
 # FLARE names the program (build/flare), PYTHON the interpreter that has PyTorch (python3). Without PyTorch ours is measured alone.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -19,8 +20,8 @@ while [ $# -gt 0 ]; do
       [ $# -ge 2 ] || { echo "mixer.sh: $1 needs a value" >&2; exit 2; }
       printf -v "${1#--}" %s "$2"
       shift 2 ;;
-    mixer | sdpa | step | ladder | linearity) parts+=("$1"); shift ;;
-    -h | --help) sed -n '2,11p' "$0" | sed 's/^# \{0,1\}//'; exit 0 ;;
+    mixer | sdpa | step | ladder | linearity | curve) parts+=("$1"); shift ;;
+    -h | --help) sed -n '2,12p' "$0" | sed 's/^# \{0,1\}//'; exit 0 ;;
     *) echo "mixer.sh: no part or option $1; see --help" >&2; exit 2 ;;
   esac
 done
@@ -79,6 +80,20 @@ for part in "${parts[@]}"; do
       "$flare" bench mixer --shapes "$lengths" --dtype f32,bf16 --device "$device" --repeats "$repeats" --json \
         >"$out/linearity-flare.jsonl"
       "$python" "$here/linearity.py" "$out/linearity-flare.jsonl" --output "$out/mixer_linearity.svg" ;;
+    curve)
+      : >"$out/curve-flare.jsonl"
+      point() {  # a length that does not fit ends its own line alone
+        "$flare" bench step 1m --device "$device" --repeats "$repeats" --no-profile --json --tokens "$@" >>"$out/curve-flare.jsonl" ||
+          echo "mixer.sh: not measured: --tokens $*" >&2
+      }
+      for n in 10000 30000 100000 300000 1000000 3000000 10000000; do
+        point $n
+        [ $n -lt 1000000 ] || point $n --set train.recompute=keys
+      done
+      # Its time grows with N^2: the next point would take minutes.
+      for n in 10000 30000 100000; do point $n --set model.mixer=softmax --set model.scale=0; done
+      "$python" "$here/linearity.py" "$out/curve-flare.jsonl" --title "Training step" --output "$out/step_time.svg"
+      "$python" "$here/linearity.py" "$out/curve-flare.jsonl" --title "Training step" --of memory --output "$out/step_memory.svg" ;;
   esac
 done
 echo "results in $out"

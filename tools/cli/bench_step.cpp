@@ -41,6 +41,7 @@ Json bench_setting(const Setting& s, const Recipe& recipe, Device device, const 
                {"mask", masked ? "lengths n/4 to n" : "none"},
                {"batch_size", batch_size},
                {"tokens", s.kind == SettingKind::pair ? 2 * length : length},
+               {"mixer", recipe.model.mixer},
                {"channels", recipe.model.channels},
                {"blocks", recipe.model.blocks},
                {"latents", recipe.model.latents},
