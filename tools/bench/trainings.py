@@ -42,7 +42,7 @@ ROWS = {
     "listops": (3, [Stage("lra/listops")]),
     "listops-softmax": (1, [Stage("lra/listops", SOFTMAX)]),
     "text": (3, [Stage("lra/text")]),
-    "text-softmax": (1, [Stage("lra/text", SOFTMAX)]),
+    "text-softmax": (1, [Stage("lra/text", SOFTMAX + ["train.steps=3000"])]),  # about as long as FLARE's 8,000 steps take
     "image": (3, [Stage("lra/image")]),
     "image-averaged": (3, [Stage("lra/image", AVERAGED + ["model.embedding_dropout=0.1"])]),
     "image-mirror": (3, [Stage("lra/image", AVERAGED + ["model.embedding_dropout=0.1", "task.symmetries=mirror"])]),
@@ -50,6 +50,7 @@ ROWS = {
     "pathfinder32": (3, pathfinder()),
     "pathfinder32-flarepp": (1, pathfinder("model.mixer=flare++")),
     "pathfinder32-softmax": (1, pathfinder(*SOFTMAX)),
+    "pathfinder32-short-softmax": (1, [Stage("lra/pathfinder32-short", SOFTMAX)]),  # the first stage alone
     "pathfinder32-160k": (1, pathfinder()[:2] + [Stage("lra/pathfinder32", ["task.data=data/pathfinder32"], f"{DRAWN}32 --seed 0")]),
     "pathfinder128": (1, pathfinder() + [Stage("lra/pathfinder32", PATH_X, f"{DRAWN}128 --seed 0")]),
     "excerpts": (1, [Stage("lra/excerpts")]),
