@@ -4,6 +4,7 @@
 #include "core/launch.cuh"
 #include "ops/kernels/residual_mlp.cuh"
 #include "ops/kernels/residual_mlp_few.cuh"
+#include "ops/kernels/residual_mlp_halves.h"
 #include "ops/kernels/residual_mlp_weights.cuh"
 #include "ops/kernels/residual_mlp_wgmma.h"
 
@@ -73,11 +74,22 @@ template <bool kBackward> bool run_few(const ResidualMlpArgs<float>& args, const
   return done;
 }
 
+/// Whether the kernels for warpgroup units serve: they have f32's accuracy, which is not what tf32 asks for.
+inline bool splits_halves(const ResidualMlpArgs<float>& args) {
+  static const bool allowed = [] {
+    const char* v = std::getenv("FLARE_MLP_HALVES");
+    return !v || v[0] != '0';
+  }();
+  return allowed && !tf32_enabled() && has_residual_mlp_halves(args);
+}
+
 template <class T> void residual_mlp_forward_cuda(const ResidualMlpArgs<T>& args, const Stream& stream) {
   if constexpr (sizeof(T) == 2)
     if (has_residual_mlp_wgmma(args)) return residual_mlp_forward_wgmma(args, stream);
-  if constexpr (sizeof(T) == 4)
+  if constexpr (sizeof(T) == 4) {
     if (run_few<false>(args, stream)) return;
+    if (splits_halves(args)) return residual_mlp_forward_halves(args, stream);
+  }
   with_mlp_tile<T>(args.channels, args.rows, [&](auto tile) {
     using Tile = decltype(tile);
     launch_early("residual_mlp", residual_mlp_kernel<Tile>, mlp_grid<Tile>(args.rows, Tile::kForwardBytes), stream, args);
@@ -102,8 +114,10 @@ template <class T, bool kSplit> void launch_mlp_weights(const ResidualMlpArgs<T>
 template <class T> void residual_mlp_backward_cuda(const ResidualMlpArgs<T>& args, const Stream& stream) {
   if constexpr (sizeof(T) == 2)
     if (has_residual_mlp_wgmma(args)) return residual_mlp_backward_wgmma(args, stream);
-  if constexpr (sizeof(T) == 4)
+  if constexpr (sizeof(T) == 4) {
     if (run_few<true>(args, stream)) return;
+    if (splits_halves(args)) return residual_mlp_backward_halves(args, stream);
+  }
   with_mlp_tile<T>(args.channels, args.rows, [&](auto tile) {
     using Tile = decltype(tile);
     launch_early("residual_mlp backward", residual_mlp_backward_kernel<Tile>, mlp_grid<Tile>(args.rows, Tile::kBackwardBytes),
@@ -113,6 +127,8 @@ template <class T> void residual_mlp_backward_cuda(const ResidualMlpArgs<T>& arg
 template <class T> void residual_mlp_weights_cuda(const ResidualMlpArgs<T>& args, const Stream& stream) {
   if constexpr (sizeof(T) == 2)
     if (has_residual_mlp_wgmma(args)) return residual_mlp_weights_wgmma(args, stream);
+  if constexpr (sizeof(T) == 4)
+    if (splits_halves(args)) return residual_mlp_weights_halves(args, stream);
   with_mlp_split<T>([&](auto split) { launch_mlp_weights<T, sizeof(T) == 4 && split.value>(args, stream); });
 }
 

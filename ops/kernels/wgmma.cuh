@@ -14,7 +14,7 @@
 
 namespace flare {
 
-/// A tile of rows of 64 bf16 with the 128-byte swizzle (tile_offset<64>, 1024-byte aligned), from `p` on. The summed index may run
+/// A tile of rows of 64 bf16 or fp16 with the 128-byte swizzle (tile_offset<64>, 1024-byte aligned), from `p` on. The summed index may run
 /// along the rows (16 more: p + 16 elements) or across them (16 more: p + 16 rows); the products say which.
 __device__ __forceinline__ uint64_t matrix_descriptor(const void* p) {
   const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(p));
@@ -57,36 +57,49 @@ __device__ __forceinline__ void fence_for_wgmma() {
 #define FLARE_NEW(x) "=f"(x)
 #define FLARE_SUM(x) "+f"(x)
 
-/// d = a b, or d += a b with kAdd: 64 x 64 x 16, a from registers. kRowsAreSummed: the rows of b's tile are the summed index, else
-/// its columns are.
-template <bool kAdd, bool kRowsAreSummed>
+// A result that starts anew must not name its registers as inputs: whatever wrote them would make the compiler serialise.
+#define FLARE_PRODUCT(TYPE, ADD, MODE)                                                                                            \
+  asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32." TYPE "." TYPE " " FLARE_WGMMA_D ", {%32,%33,%34,%35}, %36, " ADD     \
+               ", 1, 1, %37;"                                                                                                     \
+               : FLARE_WGMMA_REGISTERS(MODE)                                                                                      \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(kRowsAreSummed ? 1 : 0))
+#define FLARE_PRODUCT_SHARED(TYPE, ADD, MODE)                                                                                     \
+  asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32." TYPE "." TYPE " " FLARE_WGMMA_D ", %32, %33, " ADD                   \
+               ", 1, 1, %34, %34;"                                                                                                \
+               : FLARE_WGMMA_REGISTERS(MODE)                                                                                      \
+               : "l"(a), "l"(b), "n"(kRowsAreSummed ? 1 : 0))
+
+/// d = a b, or d += a b with kAdd: 64 x 64 x 16, a from registers; bf16, or fp16 with kFp16. kRowsAreSummed: the rows of b's tile
+/// are the summed index, else its columns are.
+template <bool kAdd, bool kRowsAreSummed, bool kFp16 = false>
 __device__ __forceinline__ void wgmma_64x64(float (&d)[32], const uint32_t (&a)[4], uint64_t b) {
 #if FLARE_HAS_WGMMA
-  // A result that starts anew must not name its registers as inputs: whatever wrote them would make the compiler serialise.
-  if constexpr (kAdd)
-    asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 " FLARE_WGMMA_D ", {%32,%33,%34,%35}, %36, 1, 1, 1, %37;"
-                 : FLARE_WGMMA_REGISTERS(FLARE_SUM)
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(kRowsAreSummed ? 1 : 0));
+  if constexpr (kFp16 && kAdd)
+    FLARE_PRODUCT("f16", "1", FLARE_SUM);
+  else if constexpr (kFp16)
+    FLARE_PRODUCT("f16", "0", FLARE_NEW);
+  else if constexpr (kAdd)
+    FLARE_PRODUCT("bf16", "1", FLARE_SUM);
   else
-    asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 " FLARE_WGMMA_D ", {%32,%33,%34,%35}, %36, 0, 1, 1, %37;"
-                 : FLARE_WGMMA_REGISTERS(FLARE_NEW)
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(kRowsAreSummed ? 1 : 0));
+    FLARE_PRODUCT("bf16", "0", FLARE_NEW);
 #endif
 }
 /// The same with both a and b from tiles, whose rows or columns are the summed index.
-template <bool kAdd, bool kRowsAreSummed>
+template <bool kAdd, bool kRowsAreSummed, bool kFp16 = false>
 __device__ __forceinline__ void wgmma_64x64_shared(float (&d)[32], uint64_t a, uint64_t b) {
 #if FLARE_HAS_WGMMA
-  if constexpr (kAdd)
-    asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 " FLARE_WGMMA_D ", %32, %33, 1, 1, 1, %34, %34;"
-                 : FLARE_WGMMA_REGISTERS(FLARE_SUM)
-                 : "l"(a), "l"(b), "n"(kRowsAreSummed ? 1 : 0));
+  if constexpr (kFp16 && kAdd)
+    FLARE_PRODUCT_SHARED("f16", "1", FLARE_SUM);
+  else if constexpr (kFp16)
+    FLARE_PRODUCT_SHARED("f16", "0", FLARE_NEW);
+  else if constexpr (kAdd)
+    FLARE_PRODUCT_SHARED("bf16", "1", FLARE_SUM);
   else
-    asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 " FLARE_WGMMA_D ", %32, %33, 0, 1, 1, %34, %34;"
-                 : FLARE_WGMMA_REGISTERS(FLARE_NEW)
-                 : "l"(a), "l"(b), "n"(kRowsAreSummed ? 1 : 0));
+    FLARE_PRODUCT_SHARED("bf16", "0", FLARE_NEW);
 #endif
 }
+#undef FLARE_PRODUCT
+#undef FLARE_PRODUCT_SHARED
 #undef FLARE_WGMMA_D
 #undef FLARE_WGMMA_REGISTERS
 #undef FLARE_NEW
