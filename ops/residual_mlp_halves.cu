@@ -32,7 +32,7 @@ template <int C> Tensor prepare(const ResidualMlpArgs<float>& args, PreparedMlp&
   auto* to_biases = reinterpret_cast<float*>(at + weights);
   auto* to_scales = reinterpret_cast<HalfScale*>(at + weights + biases);
   launch_early("residual_mlp prepare", residual_mlp_halves_prepare_kernel<C>,
-               LaunchShape{dim3(static_cast<unsigned>(n)), dim3(1024)}, stream, args, at, to_biases, to_scales);
+               LaunchShape{dim3(static_cast<unsigned>(n), C == 64 ? 1 : 4), dim3(1024)}, stream, args, at, to_biases, to_scales);
   prepared = {at, to_biases, to_scales};
   return held;
 }
@@ -61,8 +61,8 @@ void residual_mlp_forward_halves(const ResidualMlpArgs<float>& args, const Strea
   with_width(args.channels, [&](auto c, auto groups) {
     PreparedMlp prepared;
     const Tensor held = prepare<c.value>(args, prepared, stream);
-    launch_early("residual_mlp", residual_mlp_halves_kernel<c.value, groups.value>, shape_of<c.value, groups.value>(args), stream, args,
-                 prepared);
+    launch_early("residual_mlp", residual_mlp_halves_kernel<c.value, groups.value>, shape_of<c.value, groups.value>(args), stream,
+                 args, prepared);
   });
 }
 void residual_mlp_backward_halves(const ResidualMlpArgs<float>& args, const Stream& stream) {
@@ -78,7 +78,8 @@ void residual_mlp_weights_halves(const ResidualMlpArgs<float>& args, const Strea
   with_width(args.channels, [&](auto c, auto) {
     using Dw = HalvesDw<c.value>;
     launch_early("residual_mlp weights", residual_mlp_weights_halves_kernel<c.value>,
-                 LaunchShape{dim3(chunks, static_cast<unsigned>(args.n_layers)), dim3(Dw::kThreads), Dw::kSharedBytes}, stream, args);
+                 LaunchShape{dim3(chunks, static_cast<unsigned>(args.n_layers)), dim3(Dw::kThreads), Dw::kSharedBytes}, stream,
+                 args);
   });
 }
 

@@ -5,7 +5,7 @@
 
 namespace flare {
 
-/// Splits all weights and permutes their channels. A block makes a layer.
+/// Splits all weights and permutes their channels. Grid (layers, parts of a layer).
 template <int C>
 __global__ void __launch_bounds__(1024)
     residual_mlp_halves_prepare_kernel(const __grid_constant__ ResidualMlpArgs<float> args, unsigned char* weights, float* biases,
@@ -32,6 +32,7 @@ __global__ void __launch_bounds__(1024)
   __half* image = reinterpret_cast<__half*>(weights + int64_t{layer} * kHalvesLayerBytes<C>);
 #pragma unroll
   for (int i = 0; i < kPacks; ++i) {
+    if (i % gridDim.y != blockIdx.y) continue;
     const int at = (i * 1024 + thread) * 4, row = half_channel(at / C), column = half_channel(at % C);
     const float values[4] = {v[i].x, v[i].y, v[i].z, v[i].w};
 #pragma unroll
@@ -44,6 +45,7 @@ __global__ void __launch_bounds__(1024)
       *reinterpret_cast<uint32_t*>(to + C * C) = lo;
     }
   }
+  if (blockIdx.y > 0) return;
   if (thread < C) biases[layer * C + half_channel(thread)] = args.bias[layer][thread];
   if (thread == 0) scales[layer] = scale;
 }
@@ -53,19 +55,42 @@ template <int C> struct HalvesStep {
   uint64_t w;
   float by[2], back[2];  // of the two rows
   template <int kGroups>
-  __device__ __forceinline__ HalvesStep(HalvesWork<C, kGroups>& work, int step, const HalfScale (&rows)[2])
-      : w(work.weight(step)) {
+  __device__ __forceinline__ HalvesStep(HalvesWork<C, kGroups>& work, int step, const HalfScale (&rows)[2]) : w(work.weight(step)) {
     const HalfScale s = work.scales[work.layer_of(step)];
 #pragma unroll
     for (int r = 0; r < 2; ++r) by[r] = rows[r].by * s.by, back[r] = rows[r].back * s.back;
   }
 };
-template <int C>
-__device__ __forceinline__ void start_with_bias(MlpFloats<C>& sums, const float* bias, const HalvesStep<C>& step) {
-  for_all<C>([&](int k, int p, int r) {
-    const float2 b = load_pair(bias + 16 * k + 8 * p + threadIdx.x % 4 * 2);
-    sums.at(k, p, r, 0) = b.x * step.by[r], sums.at(k, p, r, 1) = b.y * step.by[r];
-  });
+/// Asks for the rows of a tile, a line of 128 bytes a thread at a time.
+template <int C> __device__ __forceinline__ void prefetch_tile(const float* from, int tile, int rows) {
+  const int first = tile * kHalvesRows, lines = min(kHalvesRows, rows - first) * (C / 32);
+  for (int i = threadIdx.x % 128; i < lines; i += 128) prefetch(from + int64_t{first} * C + i * 32);
+}
+template <int C> __device__ __forceinline__ void clear(MlpFloats<C>& h) {
+  for_all<C>([&](int k, int p, int r) { h.at(k, p, r, 0) = h.at(k, p, r, 1) = 0; });
+}
+/// One layer of h, whose split parts go to `halves`: take(k, p, r, a, b) for each pair of its sums with the bias.
+template <int C, int kGroups, class F>
+__device__ __forceinline__ void layer_forward(HalvesWork<C, kGroups>& work, int layer, MlpFloats<C>& h, bool keeps,
+                                              MlpFloats<C>& sums, MlpHalves<C>& halves, F take) {
+  HalfScale scales[2];
+  split_rows<C>(halves, h, scales);
+  if (!keeps) clear<C>(h);
+  const HalvesStep<C> step(work, layer, scales);
+  start_product<C, false>(sums, halves, step.w);
+  const float* bias = work.biases + layer * C + threadIdx.x % 4 * 2;
+  const auto pair = [&](int k, int p, int r) {
+    const float2 b = load_pair(bias + 16 * k + 8 * p);
+    take(k, p, r, fmaf(sums.at(k, p, r, 0), step.back[r], b.x), fmaf(sums.at(k, p, r, 1), step.back[r], b.y));
+  };
+  await_half<C, 0>(sums, halves);
+  if constexpr (C == 64) work.release();
+  for_half<0>(pair);
+  if constexpr (C == 128) {
+    await_half<C, 1>(sums, halves);
+    work.release();
+    for_half<1>(pair);
+  }
 }
 template <int C> __device__ __forceinline__ void clear_dead(MlpFloats<C>& h, const HalvesPlace<C>& place) {
   for_all<C>([&](int k, int p, int r) {
@@ -77,7 +102,7 @@ template <int C> __device__ __forceinline__ void clear_dead(MlpFloats<C>& h, con
 template <int C> __device__ __forceinline__ void store_dead(float* to, const float* residual, int tile, int rows) {
   const HalvesPlace<C> place(tile, rows, nullptr);
   MlpFloats<C> h;
-  for_all<C>([&](int k, int p, int r) { h.at(k, p, r, 0) = h.at(k, p, r, 1) = 0; });
+  clear<C>(h);
   if (residual) add_rows<C>(h, residual, place, rows);
   store_rows<C>(h, to, place, rows);
 }
@@ -95,26 +120,15 @@ __global__ void __launch_bounds__(128 * kGroups, 1)
     MlpHalves<C> halves;
     load_rows<C>(h, args.x, place);
     for (int layer = 0; layer < args.n_layers; ++layer) {
-      HalfScale scales[2];
-      split_rows<C>(halves, h, scales);
-      const HalvesStep<C> step(work, layer, scales);
-      start_with_bias<C>(sums, work.biases + layer * C, step);
-      start_product<C, false>(sums, halves, step.w);
-      const bool active = layer < args.n_active();
       const bool keeps = layer == 0 ? args.input_residual : layer < args.n_layers - 1 || args.output_residual;
-      const auto take = [&](int k, int p, int r) {
-#pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          const float a = sums.at(k, p, r, e) * step.back[r], before = keeps ? h.at(k, p, r, e) : 0;
-          h.at(k, p, r, e) = before + (active ? MlpGelu<float>(a).value : a);
-        }
-      };
-      await_half<C, 0>(sums, halves);
-      for_half<0>(take);
-      if constexpr (C == 128) {
-        await_half<C, 1>(sums, halves);
-        for_half<1>(take);
-      }
+      if (layer < args.n_active())
+        layer_forward<C>(work, layer, h, keeps, sums, halves, [&](int k, int p, int r, float a, float b) {
+          const GeluPair g(a, b);
+          h.at(k, p, r, 0) += g.value[0], h.at(k, p, r, 1) += g.value[1];
+        });
+      else
+        layer_forward<C>(work, layer, h, keeps, sums, halves,
+                         [&](int k, int p, int r, float a, float b) { h.at(k, p, r, 0) += a, h.at(k, p, r, 1) += b; });
     }
     clear_dead<C>(h, place);
     if (args.residual) add_rows<C>(h, args.residual, place, work.rows);
@@ -140,57 +154,52 @@ __global__ void __launch_bounds__(128 * kGroups, 1)
     const bool all[2] = {true, true};
     MlpFloats<C> h, sums;
     MlpHalves<C> halves;
-    HalfScale scales[2];
     if (n_active > 0) load_rows<C>(h, args.x, place);  // a single linear layer needs no x
+    prefetch_tile<C>(args.gy, tile, work.rows);
     for (int layer = 0; layer < n_active; ++layer) {
-      split_rows<C>(halves, h, scales);
-      const HalvesStep<C> step(work, layer, scales);
-      start_with_bias<C>(sums, work.biases + layer * C, step);
-      start_product<C, false>(sums, halves, step.w);
       const bool keeps = layer > 0 || args.input_residual;  // what the last layer makes is not read
-      const auto take = [&](int k, int p, int r) {
-#pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          const MlpGelu<float> g(sums.at(k, p, r, e) * step.back[r]);
-          h.at(k, p, r, e) = (keeps ? h.at(k, p, r, e) : 0) + g.value;
-          sums.at(k, p, r, e) = g.slope;
-        }
-      };
-      await_half<C, 0>(sums, halves);
-      for_half<0>(take);
-      if constexpr (C == 128) {
-        await_half<C, 1>(sums, halves);
-        for_half<1>(take);
-      }
+      layer_forward<C>(work, layer, h, keeps, sums, halves, [&](int k, int p, int r, float a, float b) {
+        const GeluPair g(a, b);
+        h.at(k, p, r, 0) += g.value[0], h.at(k, p, r, 1) += g.value[1];
+        sums.at(k, p, r, 0) = g.slope[0], sums.at(k, p, r, 1) = g.slope[1];
+      });
       store_rows<C>(sums, args.cotangents + layer * slot, place, kAllRows);
       if (layer < n - 1) store_rows<C>(h, args.kept + layer * slot, place, kAllRows);
     }
     // From here on h is the cotangent of a layer's sum, and sums what reaches the layer's input past the layer.
     load_rows<C>(h, args.gy, place);
-    for_all<C>([&](int k, int p, int r) {
-#pragma unroll
-      for (int e = 0; e < 2; ++e) sums.at(k, p, r, e) = args.output_residual ? h.at(k, p, r, e) : 0;
-    });
-    const auto times_slopes = [&](int layer, MlpFloats<C>& g) {  // h = g ∘ slopes of the layer
+    if (args.output_residual)
+      sums = h;
+    else
+      clear<C>(sums);
+    const auto load_slopes = [&](int layer, MlpFloats<C>& to) {
       read_rows<C>(args.cotangents + layer * slot, place, all, [&](int k, int r, float4 v) {
-        h.at(k, 0, r, 0) = g.at(k, 0, r, 0) * v.x, h.at(k, 0, r, 1) = g.at(k, 0, r, 1) * v.y;
-        h.at(k, 1, r, 0) = g.at(k, 1, r, 0) * v.z, h.at(k, 1, r, 1) = g.at(k, 1, r, 1) * v.w;
+        to.at(k, 0, r, 0) = v.x, to.at(k, 0, r, 1) = v.y, to.at(k, 1, r, 0) = v.z, to.at(k, 1, r, 1) = v.w;
       });
-      store_rows<C>(h, args.cotangents + layer * slot, place, kAllRows);
     };
-    if (n_active == n) times_slopes(n - 1, h);
+    if (n_active == n) {
+      read_rows<C>(args.cotangents + (n - 1) * slot, place, all, [&](int k, int r, float4 v) {
+        h.at(k, 0, r, 0) *= v.x, h.at(k, 0, r, 1) *= v.y, h.at(k, 1, r, 0) *= v.z, h.at(k, 1, r, 1) *= v.w;
+      });
+      store_rows<C>(h, args.cotangents + (n - 1) * slot, place, kAllRows);
+    }
     for (int layer = n - 1; layer >= 0; --layer) {
+      HalfScale scales[2];
       split_rows<C>(halves, h, scales);
+      constexpr bool kEarly = C == 64;  // they come while the product runs; with 128 channels registers would not do
+      if (kEarly && layer > 0) load_slopes(layer - 1, h);
       const HalvesStep<C> step(work, n_active + n - 1 - layer, scales);
       for_all<C>([&](int k, int p, int r) { sums.at(k, p, r, 0) *= step.by[r], sums.at(k, p, r, 1) *= step.by[r]; });
       start_product<C, true>(sums, halves, step.w);
       await_half<C, 0>(sums, halves);
       if constexpr (C == 128) await_half<C, 1>(sums, halves);
+      work.release();
       for_all<C>([&](int k, int p, int r) { sums.at(k, p, r, 0) *= step.back[r], sums.at(k, p, r, 1) *= step.back[r]; });
       if (layer == 0) break;
-      times_slopes(layer - 1, sums);
-      if (layer == 1 && !args.input_residual)
-        for_all<C>([&](int k, int p, int r) { sums.at(k, p, r, 0) = sums.at(k, p, r, 1) = 0; });
+      if (!kEarly) load_slopes(layer - 1, h);
+      for_all<C>([&](int k, int p, int r) { h.at(k, p, r, 0) *= sums.at(k, p, r, 0), h.at(k, p, r, 1) *= sums.at(k, p, r, 1); });
+      store_rows<C>(h, args.cotangents + (layer - 1) * slot, place, kAllRows);
+      if (layer == 1 && !args.input_residual) clear<C>(sums);
     }
     if (args.residual) add_rows<C>(sums, args.residual, place, work.rows);
     store_rows<C>(sums, args.y, place, work.rows);

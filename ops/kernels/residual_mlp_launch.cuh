@@ -75,13 +75,7 @@ template <bool kBackward> bool run_few(const ResidualMlpArgs<float>& args, const
 }
 
 /// Whether the kernels for warpgroup units serve: they have f32's accuracy, which is not what tf32 asks for.
-inline bool splits_halves(const ResidualMlpArgs<float>& args) {
-  static const bool allowed = [] {
-    const char* v = std::getenv("FLARE_MLP_HALVES");
-    return !v || v[0] != '0';
-  }();
-  return allowed && !tf32_enabled() && has_residual_mlp_halves(args);
-}
+inline bool splits_halves(const ResidualMlpArgs<float>& args) { return !tf32_enabled() && has_residual_mlp_halves(args); }
 
 template <class T> void residual_mlp_forward_cuda(const ResidualMlpArgs<T>& args, const Stream& stream) {
   if constexpr (sizeof(T) == 2)

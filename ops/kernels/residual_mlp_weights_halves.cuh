@@ -11,19 +11,20 @@ namespace flare {
 template <int C> struct HalvesDw {
   static constexpr int kThreads = 2 * C, kWarps = kThreads / 32, kBlocks = C == 64 ? 3 : 1;
   static constexpr int kRowStep = kThreads / (C / 4), kLoads = kHalvesRows / kRowStep;  // of a thread, of four channels
-  static constexpr int kPanel = kHalvesRows * 64, kArray = 2 * C / 64 * kPanel;         // fp16 numbers: a panel, both parts of an array
-  static constexpr int kBuffer = 2 * kArray;                                            // cotangents, inputs
+  static constexpr int kPanel = kHalvesRows * 64, kArray = 2 * C / 64 * kPanel;  // fp16 numbers: a panel, both parts of an array
+  static constexpr int kBuffer = 2 * kArray;                                     // cotangents, inputs
   static constexpr int kSharedBytes = 2 * kBuffer * 2 + 2 * 2 * kWarps * 4;
 };
 /// What a thread has of 64 rows of one array: rows first + kRowStep i, four channels.
 template <int C> struct HalvesPiece {
   float4 v[HalvesDw<C>::kLoads];
-  __device__ __forceinline__ void load(const float* from, int64_t first, int64_t end, const uint8_t* mask) {
-    const int64_t row = first + threadIdx.x / (C / 4);
+  __device__ __forceinline__ void load(const float* from, int tile, int rows, const uint8_t* mask) {
+    const int row = tile * kHalvesRows + threadIdx.x / (C / 4);
+    const float* mine = from + int64_t{tile} * (kHalvesRows * C) + threadIdx.x * 4;
 #pragma unroll
     for (int i = 0; i < HalvesDw<C>::kLoads; ++i) {
-      const int64_t r = row + i * HalvesDw<C>::kRowStep;
-      v[i] = is_live(r, end, mask) ? *reinterpret_cast<const float4*>(from + r * C + threadIdx.x % (C / 4) * 4) : float4{0, 0, 0, 0};
+      const int r = i * HalvesDw<C>::kRowStep;
+      v[i] = is_live(row + r, rows, mask) ? *reinterpret_cast<const float4*>(mine + r * C) : float4{0, 0, 0, 0};
     }
   }
   /// The bits of the largest, which order as the numbers do.
@@ -49,7 +50,9 @@ template <int C> struct HalvesPiece {
   }
 };
 
-/// Grid (chunks, layers). While the matrix units work on 64 rows, the next are split, and those after them are on their way.
+/// Grid (chunks, layers). Neighbouring 64 rows go to different blocks, from the last back: those are the ones that the backward
+/// kernel wrote last, and so still in the second-level cache. While the matrix units work on 64 rows, the next are split, and those
+/// after them are on their way.
 template <int C>
 __global__ void __launch_bounds__(HalvesDw<C>::kThreads, HalvesDw<C>::kBlocks)
     residual_mlp_weights_halves_kernel(const __grid_constant__ ResidualMlpArgs<float> args) {
@@ -60,15 +63,22 @@ __global__ void __launch_bounds__(HalvesDw<C>::kThreads, HalvesDw<C>::kBlocks)
   __half* buffers = reinterpret_cast<__half*>(dynamic_shared());
   uint32_t* largest = reinterpret_cast<uint32_t*>(buffers + 2 * Dw::kBuffer);  // [2 buffers][2 arrays][warps]
   const int layer = blockIdx.y, n = args.n_layers, warp = threadIdx.x / 32, lane = threadIdx.x % 32, group = threadIdx.x / 128;
-  const int64_t slot = args.slot_rows * C, begin = blockIdx.x * args.chunk_rows, end = min(begin + args.chunk_rows, args.rows);
+  const int64_t slot = args.slot_rows * C;
+  const int rows = static_cast<int>(args.rows), chunks = gridDim.x;
   const float* cotangents = layer >= args.n_active() ? args.gy : args.cotangents + layer * slot;
   const float* reads = layer == 0 ? args.x : args.kept + (layer - 1) * slot;
-  // Every warp finds the next 64 rows that are not all padding.
-  const auto next_live = [&](int64_t first) {
-    while (args.mask && first < end &&
-           !__any_sync(0xffffffffu, is_live(first + lane, end, args.mask) || is_live(first + 32 + lane, end, args.mask)))
-      first += kHalvesRows;
-    return first;
+  // Every warp finds the next 64 rows that are not all padding, from tile on in steps of `chunks` down.
+  const auto next_live = [&](int tile) {
+    while (args.mask && tile >= 0 &&
+           !__any_sync(0xffffffffu, is_live(tile * kHalvesRows + lane, rows, args.mask) ||
+                                        is_live(tile * kHalvesRows + 32 + lane, rows, args.mask)))
+      tile -= chunks;
+    return tile;
+  };
+  const auto load = [&](HalvesPiece<C>& g, HalvesPiece<C>& x, int tile) {
+    if (tile < 0) return;
+    g.load(cotangents, tile, rows, args.mask);
+    x.load(reads, tile, rows, args.mask);
   };
   HalvesPiece<C> g, x;
   float sums[kHalf][32] = {}, parts[kHalf][32], back = 0;
@@ -82,11 +92,9 @@ __global__ void __launch_bounds__(HalvesDw<C>::kThreads, HalvesDw<C>::kBlocks)
       for (int i = 0; i < 32; ++i) sums[half][i] = fmaf(parts[half][i], back, sums[half][i]);
     }
   };
-  int64_t first = next_live(begin);
-  g.load(cotangents, first, end, args.mask);
-  x.load(reads, first, end, args.mask);
-  int step = 0;
-  for (; first < end; ++step) {
+  int step = 0, tile = next_live((rows + kHalvesRows - 1) / kHalvesRows - 1 - static_cast<int>(blockIdx.x));
+  load(g, x, tile);
+  for (; tile >= 0; ++step) {
     __half *buffer = buffers + step % 2 * Dw::kBuffer, *right = buffer + Dw::kArray;
     uint32_t* mine = largest + step % 2 * (2 * Dw::kWarps);
     const uint32_t of_g = g.largest(), of_x = x.largest();
@@ -101,9 +109,8 @@ __global__ void __launch_bounds__(HalvesDw<C>::kThreads, HalvesDw<C>::kBlocks)
     x.store(right, scale_x.by);
 #pragma unroll
     for (int i = 0; i < Dw::kLoads; ++i) bias.x += g.v[i].x, bias.y += g.v[i].y, bias.z += g.v[i].z, bias.w += g.v[i].w;
-    first = next_live(first + kHalvesRows);
-    g.load(cotangents, first, end, args.mask);
-    x.load(reads, first, end, args.mask);
+    tile = next_live(tile - chunks);
+    load(g, x, tile);
     fence_for_wgmma();
     if (step > 0) collect();  // after it nothing reads the other buffer
     __syncthreads();
@@ -116,9 +123,11 @@ __global__ void __launch_bounds__(HalvesDw<C>::kThreads, HalvesDw<C>::kBlocks)
       const uint64_t b = right_tile + half * kPanelUnits;
       wgmma_64x64_shared<false, true, true>(parts[half], left_tile + kLow, b);
 #pragma unroll
-      for (int k = 1; k < 4; ++k) wgmma_64x64_shared<true, true, true>(parts[half], left_tile + kLow + k * kRows16, b + k * kRows16);
+      for (int k = 1; k < 4; ++k)
+        wgmma_64x64_shared<true, true, true>(parts[half], left_tile + kLow + k * kRows16, b + k * kRows16);
 #pragma unroll
-      for (int k = 0; k < 4; ++k) wgmma_64x64_shared<true, true, true>(parts[half], left_tile + k * kRows16, b + kLow + k * kRows16);
+      for (int k = 0; k < 4; ++k)
+        wgmma_64x64_shared<true, true, true>(parts[half], left_tile + k * kRows16, b + kLow + k * kRows16);
 #pragma unroll
       for (int k = 0; k < 4; ++k) wgmma_64x64_shared<true, true, true>(parts[half], left_tile + k * kRows16, b + k * kRows16);
     }

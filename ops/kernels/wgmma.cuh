@@ -14,8 +14,8 @@
 
 namespace flare {
 
-/// A tile of rows of 64 bf16 or fp16 with the 128-byte swizzle (tile_offset<64>, 1024-byte aligned), from `p` on. The summed index may run
-/// along the rows (16 more: p + 16 elements) or across them (16 more: p + 16 rows); the products say which.
+/// A tile of rows of 64 bf16 or fp16 with the 128-byte swizzle (tile_offset<64>, 1024-byte aligned), from `p` on. The summed index
+/// may run along the rows (16 more: p + 16 elements) or across them (16 more: p + 16 rows); the products say which.
 __device__ __forceinline__ uint64_t matrix_descriptor(const void* p) {
   const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(p));
   constexpr uint64_t kSwizzle128 = uint64_t{1} << 62, kStride = 1024 >> 4;  // 8 rows of 128 bytes
@@ -58,15 +58,15 @@ __device__ __forceinline__ void fence_for_wgmma() {
 #define FLARE_SUM(x) "+f"(x)
 
 // A result that starts anew must not name its registers as inputs: whatever wrote them would make the compiler serialise.
-#define FLARE_PRODUCT(TYPE, ADD, MODE)                                                                                            \
-  asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32." TYPE "." TYPE " " FLARE_WGMMA_D ", {%32,%33,%34,%35}, %36, " ADD     \
-               ", 1, 1, %37;"                                                                                                     \
-               : FLARE_WGMMA_REGISTERS(MODE)                                                                                      \
+#define FLARE_PRODUCT(TYPE, ADD, MODE)                                                                                        \
+  asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32." TYPE "." TYPE " " FLARE_WGMMA_D ", {%32,%33,%34,%35}, %36, " ADD \
+               ", 1, 1, %37;"                                                                                                 \
+               : FLARE_WGMMA_REGISTERS(MODE)                                                                                  \
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(kRowsAreSummed ? 1 : 0))
-#define FLARE_PRODUCT_SHARED(TYPE, ADD, MODE)                                                                                     \
-  asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32." TYPE "." TYPE " " FLARE_WGMMA_D ", %32, %33, " ADD                   \
-               ", 1, 1, %34, %34;"                                                                                                \
-               : FLARE_WGMMA_REGISTERS(MODE)                                                                                      \
+#define FLARE_PRODUCT_SHARED(TYPE, ADD, MODE)                                                                   \
+  asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32." TYPE "." TYPE " " FLARE_WGMMA_D ", %32, %33, " ADD \
+               ", 1, 1, %34, %34;"                                                                              \
+               : FLARE_WGMMA_REGISTERS(MODE)                                                                    \
                : "l"(a), "l"(b), "n"(kRowsAreSummed ? 1 : 0))
 
 /// d = a b, or d += a b with kAdd: 64 x 64 x 16, a from registers; bf16, or fp16 with kFp16. kRowsAreSummed: the rows of b's tile
